@@ -1,0 +1,106 @@
+"""`ferflow demo`: the whole pipeline on a made set, in a scratch copy of the workspace. The workspace stays as it is."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.errors import UserError
+from tasks.synthetic import write_made_csv
+
+DEMO = Path("demo")
+PIPELINE = (
+    "params.yaml",
+    "dvc.yaml",
+    "tasks",
+    "flows",
+    ".dvcignore",
+    ".gitignore",
+)  # what a run needs of the workspace
+ROWS, SEED = 2000, 7
+# Candidates and what of their recipes changes, so that each learns the made set within a minute. The batches are small
+# because there are few faces: the moving averages of batch normalisation need a thousand steps or so to settle.
+SHORTENED: dict[str, dict[str, Any]] = {
+    "modelo_02": {"epochs": 10, "batch": 32},
+    "residual": {"epochs": 8, "batch": 32, "options": {"widths": [16, 32, 64, 128], "blocks": [1, 1, 1, 1]}},
+    "mini_xception": {"epochs": 10, "batch": 16},
+}
+# Of nobody in particular, whatever this computer's Git is set to.
+COMMIT = [
+    "git",
+    "-c",
+    "user.name=ferflow",
+    "-c",
+    "user.email=",
+    "-c",
+    "commit.gpgsign=false",
+    "commit",
+    "--quiet",
+    "--no-verify",
+]
+PHOTOS = (
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    ("skimage", "data/astronaut.png"),
+    ("sklearn", "datasets/images/china.jpg"),  # a palace: no face
+    ("sklearn", "datasets/images/flower.jpg"),  # no face
+)
+
+
+def make_workspace(folder: Path = DEMO) -> None:
+    """Replace `folder` by a scratch copy of the pipeline: its own Git and DVC, the made set, three short trainings."""
+    missing = [name for name in ("params.yaml", "dvc.yaml", "tasks", "flows") if not Path(name).exists()]
+    if missing:
+        raise UserError(f"no {' or '.join(missing)} here; run the demonstration in the folder of the pipeline")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    for name in PIPELINE:
+        if Path(name).is_dir():
+            shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif Path(name).exists():
+            shutil.copy(name, folder / name)
+    parameters = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(shortened(parameters), sort_keys=False), encoding="utf-8")
+    write_made_csv(folder / "data" / "raw" / "made_faces.csv", ROWS, SEED)
+    run(["git", "init", "--quiet"], folder)
+    run([sys.executable, "-m", "dvc", "init", "--quiet"], folder)
+    run(["git", "add", "--all"], folder)
+    run([*COMMIT, "--message", "The pipeline, shortened"], folder)  # DVCLive needs a commit
+
+
+def shortened(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The content of params.yaml with the candidates of SHORTENED only, and their changes."""
+    known = parameters["candidates"]
+    candidates = {name: known[name] | changes for name, changes in SHORTENED.items() if name in known}
+    return parameters | {"candidates": candidates}
+
+
+def run(command: list[str], folder: Path) -> None:
+    """Run a program in `folder`, its output passed on as it comes; UserError if it fails."""
+    beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    environment = os.environ | {"PATH": beside, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    try:
+        code = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+    except FileNotFoundError as error:
+        raise UserError(f"{command[0]} is not installed; `ferflow doctor` lists what is") from error
+    if code:
+        raise UserError(
+            f"`{' '.join(map(os.path.basename, command))}` failed in {folder}/ (exit code {code}), see above"
+        )
+
+
+def copy_photos(folder: Path) -> None:
+    """Copy photos that installed packages carry into `folder`, without importing the packages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for package, name in PHOTOS:
+        found = importlib.util.find_spec(package)
+        for place in (found.submodule_search_locations or []) if found else []:
+            if (Path(place) / name).is_file():
+                shutil.copy(Path(place) / name, folder)
+    if not any(folder.iterdir()):
+        raise UserError("none of matplotlib's, scikit-image's and scikit-learn's photos are installed; run make setup")

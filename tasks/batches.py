@@ -1,0 +1,54 @@
+"""The order in which a training sees its faces: a function of the seed alone, so that it can be continued anywhere."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.augment import augment
+from tasks.backend import tf
+from tasks.expressions import EXPRESSIONS
+from tasks.params import Candidate
+
+
+def training_batches(
+    views: list[NDArray[np.float32]], labels: NDArray[np.int64], recipe: Candidate, seed: int, first_epoch: int
+) -> tf.data.Dataset:
+    """Augmented batches from `first_epoch` to the recipe's last, each a function of (seed, step) alone.
+
+    Args:
+        views: arrays of shape (N, ...); of each face one view is drawn at random (itself or its mirror image's features).
+        labels: shape (N,).
+        recipe: batch size, epochs, augmentation.
+        seed: seed of all draws.
+        first_epoch: finished epochs to leave out.
+
+    Returns:
+        Batches of faces, float32, (batch, ...), and one-hot labels, float32, (batch, 7).
+    """
+    count = len(labels)
+    steps = steps_per_epoch(count, recipe.batch)
+    stacked = tf.constant(np.stack(views)) if len(views) > 1 else tf.constant(views[0])[tf.newaxis]
+    targets = tf.one_hot(labels, len(EXPRESSIONS))
+
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        epoch, position = step // steps, step % steps
+        places = tf.cast(position * recipe.batch + tf.range(recipe.batch, dtype=tf.int64), tf.uint32)
+        places = tf.math.floormod(places, tf.constant(count, tf.uint32))
+        key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.uint32)
+        chosen = tf.random.experimental.index_shuffle(places, key, tf.constant(count - 1, tf.uint32))
+        chosen = tf.cast(chosen, tf.int32)
+        draw = tf.stack([tf.constant(seed, tf.int32), tf.cast(step, tf.int32)])
+        view = tf.random.stateless_uniform([recipe.batch], draw, 0, len(views), dtype=tf.int32)
+        faces = tf.gather_nd(stacked, tf.stack([view, chosen], axis=1))
+        if recipe.frozen_until is None:
+            faces = augment(faces, draw, recipe.augment)
+        return tf.ensure_shape(faces, [recipe.batch, *views[0].shape[1:]]), tf.gather(targets, chosen)
+
+    numbers = tf.data.Dataset.range(first_epoch * steps, recipe.epochs * steps)
+    return numbers.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def steps_per_epoch(count: int, batch: int) -> int:
+    """Full batches that show every face once; the last one is filled from the start of the epoch's order."""
+    return math.ceil(count / batch)

@@ -1,0 +1,150 @@
+"""The promoted model as a unit: one folder that is written whole, checked when loaded, and needs no TensorFlow to run.
+
+models/champion/ holds model.keras (to train on or look into), model.tflite (what labelling runs), champion.json (what it is,
+where it comes from, checksums) and card.md (the same for people).
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.calibration import calibrate
+from tasks.errors import UserError
+from tasks.expressions import EXPRESSIONS
+from tasks.files import sha256
+from tasks.paths import CHAMPION
+from tasks.quiet import quiet
+
+INFO = "champion.json"
+LITERT = "model.tflite"
+KERAS = "model.keras"
+BATCH = 128  # faces; larger ones are cut: no engine gets faster beyond it
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+
+
+class LiteRT:
+    """A .tflite file on LiteRT's CPU engine; float32 faces in, float32 probabilities out."""
+
+    def __init__(self, path: Path) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._count = 0  # faces the interpreter's buffers are laid out for
+
+    def predict(self, faces: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Answer float32, shape (N, 7), for faces, float32, shape (N, 48, 48, 1), in [0, 1]; N may be 0."""
+        parts = [self._run(faces[start : start + BATCH]) for start in range(0, len(faces), BATCH)]
+        return np.concatenate(parts) if parts else np.empty((0, len(EXPRESSIONS)), np.float32)
+
+    def _run(self, faces: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._count != len(faces):
+            self._interpreter.resize_tensor_input(self._input, faces.shape)
+            with quiet():  # it announces its delegate
+                self._interpreter.allocate_tensors()
+            self._count = len(faces)
+        self._interpreter.set_tensor(self._input, np.ascontiguousarray(faces, np.float32))
+        self._interpreter.invoke()
+        answers: NDArray[np.float32] = self._interpreter.get_tensor(self._output)
+        return answers
+
+
+class Champion:
+    """A loaded champion: what it is (`info`, `version`), and its calibrated answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.info: dict[str, Any] = _read_info(folder)
+        _check_files(folder, self.info["files"])
+        self.version = str(self.info["version"])
+        self._temperature = float(self.info["calibration"]["temperature"])
+        self._network = LiteRT(folder / LITERT)
+
+    def predict(self, faces: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated probabilities, float32, shape (N, 7), of faces, float32, shape (N, 48, 48, 1), in [0, 1]."""
+        return calibrate(self._network.predict(faces), self._temperature)
+
+
+def load(folder: Path = CHAMPION) -> Champion:
+    """Load the champion in `folder`, without TensorFlow.
+
+    Raises:
+        UserError: there is none, or a file of it is missing or not the one that was promoted.
+    """
+    return Champion(folder)
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no champion in {folder}; build one with: dvc repro") from error
+    except ValueError as error:
+        raise UserError(f"{folder / INFO} is damaged; restore it with: git checkout {folder}") from error
+    if not {"version", "files", "calibration"} <= set(info):
+        raise UserError(
+            f"{folder / INFO} is of another form than this version of ferflow writes; run: dvc repro promote"
+        )
+    return dict(info)
+
+
+def _check_files(folder: Path, checksums: dict[str, str]) -> None:
+    for name, expected in checksums.items():
+        path = folder / name
+        if not path.exists() or sha256(path) != expected:
+            state = "damaged" if path.exists() else "missing"
+            raise UserError(
+                f"{path} is {state} (its checksum is not champion.json's); restore it: git checkout {folder}"
+            )
+
+
+def install(prepared: Path, folder: Path = CHAMPION) -> None:
+    """Put the prepared folder in place of the champion in one step: at any moment one whole champion is there.
+
+    On Linux the two folders are exchanged by a single system call. Elsewhere there is a moment between two renames, and
+    `recover` mends what a kill at that moment leaves.
+    """
+    for file in prepared.iterdir():
+        _flush(file)
+    if not folder.exists():
+        os.rename(prepared, folder)
+        return
+    if not _exchange(prepared, folder):
+        previous = _previous(folder)
+        shutil.rmtree(previous, ignore_errors=True)
+        os.rename(folder, previous)
+        os.rename(prepared, folder)
+        shutil.rmtree(previous)
+        return
+    shutil.rmtree(prepared)  # which holds the old champion now
+
+
+def recover(folder: Path = CHAMPION) -> None:
+    """Bring back a champion that a kill between install's two renames left under its other name."""
+    if not folder.exists() and _previous(folder).exists():
+        os.rename(_previous(folder), folder)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _flush(file: Path) -> None:
+    """Make sure that the content is on the disk before its name is: a rename may outlive a power cut, data may not."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two paths atomically; False where the system cannot (only Linux's C library offers it, Python does not)."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return rename is not None and rename(AT_FDCWD, bytes(one), AT_FDCWD, bytes(other), RENAME_EXCHANGE) == 0

@@ -1,0 +1,94 @@
+"""Resumable training: what an epoch leaves behind, and how the next process goes on from there."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.backend import keras
+from tasks.errors import UserError
+from tasks.files import replacing
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps a training resumable: after each epoch every variable, the best weights and the log go to one file.
+
+    Must be the last callback: it saves what the others did, and on resuming replays the log through them, so that
+    ReduceLROnPlateau, EarlyStopping and DVCLive are where they were.
+    """
+
+    def __init__(
+        self, path: Path, fingerprint: str, others: list[keras.callbacks.Callback], max_minutes: float
+    ) -> None:
+        super().__init__()
+        self.path, self.fingerprint, self.others = path, fingerprint, others
+        self.max_seconds = max_minutes * 60
+        self.logs: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.stopped = ""  # why training ended before its planned epochs
+        self.variables: list[NDArray[Any]] = []
+        self.best: list[NDArray[Any]] = []
+        self._load()
+
+    @property
+    def epochs(self) -> int:
+        """Number of finished epochs."""
+        return len(self.logs)
+
+    @property
+    def best_epoch(self) -> int:
+        """Index of the epoch with the highest val accuracy, the first of equals."""
+        return int(np.argmax([log["val_accuracy"] for log in self.logs]))
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Bring the callbacks, then the model and its optimizer, to the state they were saved in."""
+        self.started = time.monotonic() - self.seconds
+        for epoch, log in enumerate(self.logs):
+            for other in self.others:
+                other.on_epoch_end(epoch, dict(log))
+        for variable, value in zip(self._all_variables(), self.variables, strict=bool(self.variables)):
+            variable.assign(value)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Save the epoch, unless its loss is no number."""
+        self.logs.append({key: float(value) for key, value in (logs or {}).items()})
+        if not all(math.isfinite(value) for value in self.logs[-1].values()):
+            raise UserError(
+                f"{self.path.parent.name}: the loss is no longer a number in epoch {epoch + 1}; lower the learning rate "
+                "in params.yaml, or clip gradients (optimizer.options.global_clipnorm)"
+            )
+        if self.best_epoch == epoch:
+            self.best = self.model.get_weights()
+        self.seconds = time.monotonic() - self.started
+        if self.model.stop_training:
+            self.stopped = "early_stopping"
+        elif self.seconds > self.max_seconds and epoch + 1 < self.params["epochs"]:
+            self.stopped = "max_minutes"
+            self.model.stop_training = True
+        self._save()
+
+    def _all_variables(self) -> list[Any]:
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def _save(self) -> None:
+        meta = {"fingerprint": self.fingerprint, "logs": self.logs, "seconds": self.seconds, "stopped": self.stopped}
+        arrays = {f"variable_{i}": variable.numpy() for i, variable in enumerate(self._all_variables())}
+        arrays |= {f"best_{i}": weights for i, weights in enumerate(self.best)}
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+
+    def _load(self) -> None:
+        if not self.path.exists():
+            return
+        with np.load(self.path) as saved:
+            meta = json.loads(str(saved["meta"]))
+            if meta.pop("fingerprint") != self.fingerprint:
+                return  # of other data, parameters or code: start afresh
+            self.logs, self.seconds, self.stopped = meta["logs"], meta["seconds"], meta["stopped"]
+            count = sum(name.startswith("variable_") for name in saved)
+            self.variables = [saved[f"variable_{i}"] for i in range(count)]
+            self.best = [saved[f"best_{i}"] for i in range(len(saved.files) - count - 1)]

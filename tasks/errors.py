@@ -1,0 +1,52 @@
+"""A user's mistake becomes one clear line and an exit code, never a stack trace."""
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text says what is wrong, where, and what to do."""
+
+
+def explained(main: Callable[P, None]) -> Callable[P, None]:
+    """Wrap a program's main(): print expected failures as one line on stderr and exit with 1 (130 for Ctrl-C)."""
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            sys.exit(f"ferflow: {error}")
+        except KeyboardInterrupt:
+            print("ferflow: interrupted; the same command continues where it stopped", file=sys.stderr)
+            sys.exit(130)
+        except OSError as error:
+            line = _explain(error)
+            if line is None:
+                raise
+            sys.exit(f"ferflow: {line}")
+
+    return wrapped
+
+
+def _explain(error: OSError) -> str | None:
+    """One line for the failures of disks and permissions; None for what only a developer can explain."""
+    where = error.filename or "a file"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"no space left on the disk while writing {where}; free some and run the same command again"
+        case errno.EACCES | errno.EPERM:
+            return f"no permission for {where}; check its owner and mode (ls -l)"
+        case errno.EROFS:
+            return f"{where} is on a read-only file system"
+        case errno.EFBIG:
+            return f"{where} would pass the size limit set for files (ulimit -f)"
+        case errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ELOOP | errno.EIO if error.filename:
+            return f"{where}: {os.strerror(error.errno).lower()}"
+    return None

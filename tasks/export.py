@@ -1,0 +1,57 @@
+"""From a trained candidate to the champion's two forms: a .keras file and a LiteRT file of the same weights."""
+
+import logging
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks import networks
+from tasks.backend import keras, tf
+from tasks.champion import KERAS, LITERT, LiteRT
+from tasks.errors import UserError
+from tasks.quiet import quiet
+
+BATCH = 256
+
+
+def export(trained: Path, folder: Path, faces: NDArray[np.float32], most: float) -> str:
+    """Write the model of `trained` as model.keras and model.tflite into `folder`.
+
+    Weights are rounded to half precision, which halves the files, unless that changes a probability of `faces`, float32,
+    (N, 48, 48, 1), by more than `most`.
+
+    Returns:
+        The precision of the weights, "float16" or "float32".
+
+    Raises:
+        UserError: the probabilities of the two forms differ by more than `most`.
+    """
+    model = keras.saving.load_model(trained, compile=False)
+    exact, weights = _predict(model, faces), model.get_weights()
+    model.set_weights([each.astype(np.float16).astype(np.float32) for each in weights])
+    half = bool(np.abs(_predict(model, faces) - exact).max() <= most)  # false too if it is not a number
+    if not half:
+        model.set_weights(weights)
+    networks.save(model, folder / KERAS)
+    _write_litert(model, folder / LITERT, half)
+    difference = float(np.abs(LiteRT(folder / LITERT).predict(faces) - exact).max())
+    if not difference <= most:
+        raise UserError(f"its Keras and LiteRT forms differ by {difference:.3g}, more than {most:.3g}")
+    return "float16" if half else "float32"
+
+
+def _predict(model: keras.Model, faces: NDArray[np.float32]) -> NDArray[np.float32]:
+    probabilities: NDArray[np.float32] = model.predict(faces, batch_size=BATCH, verbose=0)
+    return probabilities
+
+
+def _write_litert(model: keras.Model, path: Path, half: bool) -> None:
+    options = {}
+    if half:
+        options = {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}}
+    tf.get_logger().setLevel(logging.ERROR)
+    with quiet(), redirect_stdout(StringIO()):  # Keras prints the signature of what it exports
+        model.export(path, format="litert", verbose=False, **options)

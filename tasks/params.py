@@ -1,0 +1,193 @@
+"""Reading params.yaml: every knob has a name, a type and a range, and a mistake is told by name."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+
+from tasks.errors import UserError
+
+PARAMS = Path("params.yaml")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys and wrong types are errors, not silence."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Ingest(Section):
+    """Where the raw data lies."""
+
+    source: str
+
+
+class Parse(Section):
+    """What may be wrong with the rows."""
+
+    max_rejected: Share
+
+
+class Train(Section):
+    """What all trainings share."""
+
+    seed: NonNegativeInt
+    max_minutes: PositiveFloat
+
+
+class Optimizer(Section):
+    """A Keras optimizer by name; `options` go to it as they are."""
+
+    name: Literal["adam", "sgd", "muon"]
+    learning_rate: PositiveFloat
+    options: dict[str, Any] = {}
+
+
+class Augment(Section):
+    """How far training faces are changed; all off by default. See tasks/augment.py."""
+
+    mirror: bool = False
+    rotate: NonNegativeFloat = 0.0  # degrees, either way
+    shift: Share = 0.0  # share of the side, either way
+    zoom: Share = 0.0  # share, in or out
+    shear: Share = 0.0
+    contrast: Share = 0.0
+    brightness: Share = 0.0
+    erase: Share = 0.0  # share of faces that lose a square
+
+
+class Plateau(Section):
+    """ReduceLROnPlateau on val_loss."""
+
+    factor: Share
+    patience: PositiveInt
+
+
+class Candidate(Section):
+    """A network and the recipe that trains it."""
+
+    network: str
+    options: dict[str, Any] = {}
+    epochs: PositiveInt
+    batch: PositiveInt
+    precision: Literal["float32", "bfloat16"]
+    optimizer: Optimizer
+    schedule: Literal["constant", "cosine"] = "constant"
+    plateau: Plateau | None = None
+    early_stopping: PositiveInt | None = None  # epochs without a better val_loss
+    label_smoothing: Share = 0.0
+    class_weights: bool = False
+    frozen_until: str | None = None  # layers up to this one keep their weights; their output is computed once
+    augment: Augment = Augment()
+
+
+class Evaluate(Section):
+    """How candidates are measured."""
+
+    calibration_bins: PositiveInt
+    worst: PositiveInt  # faces on the sheet of the most confident mistakes
+
+
+class Promote(Section):
+    """The bars a candidate must pass, on val, to become champion."""
+
+    min_accuracy: Share
+    min_class_recall: Share
+    max_predicted_share: Share  # of one expression; a collapsed network says one thing only
+    max_megabytes: PositiveFloat  # of the whole champion folder
+    max_disagreement: PositiveFloat  # between the probabilities of its two forms
+
+
+class Params(Section):
+    """The whole of params.yaml, a section per stage."""
+
+    ingest: Ingest
+    parse: Parse
+    train: Train
+    candidates: dict[str, Candidate]
+    evaluate: Evaluate
+    promote: Promote
+
+    def candidate(self, name: str) -> Candidate:
+        """The candidate called `name`; UserError with the nearest right name if there is none."""
+        if name not in self.candidates:
+            raise UserError(f"no candidate '{name}' in params.yaml{_nearest(name, list(self.candidates))}")
+        return self.candidates[name]
+
+
+def load(path: Path = PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: names the key that is missing, unknown (with the nearest right one) or of the wrong type.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no {path} here; run ferflow in the folder of the pipeline") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not YAML: it is not UTF-8 text ({error.reason})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}{_line(error)} is not YAML: {getattr(error, 'problem', error)}") from error
+    if content is None:
+        raise UserError(f"{path} is empty; it should have the sections {', '.join(Params.model_fields)}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        # Unknown keys first: a misspelt one explains the missing one.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        raise UserError(f"{path}: " + "; ".join(_describe(problem) for problem in problems[:3])) from error
+
+
+def _line(error: yaml.YAMLError) -> str:
+    """Where in the file a YAML error is, if it says so."""
+    mark = getattr(error, "problem_mark", None)
+    return f", line {mark.line + 1}," if mark else ""
+
+
+def _describe(error: Any) -> str:
+    """One problem in words: where, what, and the nearest right key."""
+    place = ".".join(str(part) for part in error["loc"]) or "the file"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {place}{_nearest(str(error['loc'][-1]), _keys(error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    expected = error["msg"].removeprefix("Input ").partition(" or instance of")[0]
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        expected = "should be a section of keys and values"
+    if error["type"] == "float_type" and "e" in str(error["input"]).lower():
+        expected += "; YAML reads a number with an exponent only with its point, as in 1.0e-3"
+    return f"{place} is {error['input']!r}; it {expected}"
+
+
+def _keys(location: tuple[str | int, ...]) -> list[str]:
+    """The keys that a section at this place may have."""
+    section: Any = Params
+    for part in location:
+        if section is Params and part == "candidates":
+            section = dict
+        elif section is dict:
+            section = Candidate
+        else:
+            annotation = section.model_fields[part].annotation
+            kinds = [annotation, *getattr(annotation, "__args__", ())]
+            section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+    return list(section.model_fields) if section is not dict else []
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

@@ -1,0 +1,14 @@
+"""Where the artifacts lie, relative to the workspace; dvc.yaml names the same places."""
+
+from pathlib import Path
+
+RAW = Path("data/raw")
+WEIGHTS = Path("data/weights")
+INGESTED = Path("data/ingested")
+ARRAYS = Path("data/arrays")
+QUALITY = Path("data/quality")
+UNFINISHED = Path("models/unfinished")
+CANDIDATES = Path("models/candidates")
+TIMINGS = Path("models/timings")
+LEADERBOARD = Path("models/leaderboard.csv")
+CHAMPION = Path("models/champion")

@@ -1,0 +1,165 @@
+"""Stage `promote`: rank the candidates on val and make the best one that passes the bars the champion.
+
+    python -m tasks.promote
+
+Reads models/candidates/*/, writes models/leaderboard.csv and .png and models/champion/ (see tasks/champion.py). When no
+candidate passes, it fails with the table, and the old champion stays as it is.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tasks import champion
+from tasks.card import write_card
+from tasks.charts import draw_leaderboard
+from tasks.errors import UserError, explained
+from tasks.files import replacing, sha256, write_json
+from tasks.params import Params, Promote, load
+from tasks.parse import load_split
+from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY
+
+LIBRARIES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
+MILLION = 1e6
+
+
+def leaderboard(measures: dict[str, dict[str, Any]], bars: Promote) -> pd.DataFrame:
+    """Rank candidates by val accuracy, then by size.
+
+    Args:
+        measures: the content of metrics.json by candidate.
+        bars: what a champion must reach on val.
+
+    Returns:
+        One row per candidate, best first: candidate, val_accuracy, test_accuracy, ..., verdict (passed, or the reason).
+    """
+    rows = [
+        {
+            "candidate": name,
+            **{f"{split}_{key}": each[split][key] for key in ("accuracy", "macro_f1") for split in ("val", "test")},
+            "val_lowest_recall": each["val"]["lowest_recall"],
+            "val_largest_share": each["val"]["largest_share"],
+            "test_calibration_error": each["test"]["calibration_error"],
+            "parameters": each["parameters"],
+            "million_multiply_adds": each["million_multiply_adds"],
+            "megabytes": each["megabytes"],
+            "verdict": verdict(each["val"], bars),
+        }
+        for name, each in measures.items()
+    ]
+    table = pd.DataFrame(rows)
+    return table.sort_values(
+        ["val_accuracy", "parameters", "candidate"], ascending=[False, True, True], ignore_index=True
+    )
+
+
+def verdict(val: dict[str, float], bars: Promote) -> str:
+    """'passed', or the first bar that the measures on val do not reach."""
+    if val["largest_share"] > bars.max_predicted_share:
+        return f"collapsed: one answer for {val['largest_share']:.0%} of the faces"
+    if val["accuracy"] < bars.min_accuracy:
+        return f"accuracy under {bars.min_accuracy:.0%}"
+    if val["lowest_recall"] < bars.min_class_recall:
+        return f"an expression's recall under {bars.min_class_recall:.0%}"
+    return "passed"
+
+
+def prepare(name: str, params: Params, folder: Path) -> None:
+    """Build the whole champion folder from a candidate.
+
+    Raises:
+        UserError: its two forms disagree, or it is too large.
+    """
+    from tasks.export import export  # imports TensorFlow
+
+    folder.mkdir(parents=True)
+    faces, _ = load_split("val")
+    precision = export(CANDIDATES / name / "model.keras", folder, faces, params.promote.max_disagreement)
+    info = describe(name, params, folder, precision)
+    write_json(folder / champion.INFO, info)
+    write_card(folder, info)
+    megabytes = sum(file.stat().st_size for file in folder.iterdir()) / MILLION
+    if megabytes > params.promote.max_megabytes:
+        raise UserError(f"its champion folder has {megabytes:.1f} MB, more than {params.promote.max_megabytes:.1f}")
+
+
+def describe(name: str, params: Params, folder: Path, precision: str) -> dict[str, Any]:
+    """What champion.json says: version, origin, data, checksums, parameters, libraries, measures, calibration."""
+    measures = json.loads((CANDIDATES / name / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    per_class = pd.read_csv(CANDIDATES / name / "evaluation" / "per_class.csv")
+    source = json.loads((INGESTED / "source.json").read_text(encoding="utf-8"))
+    quality = json.loads((QUALITY / "quality.json").read_text(encoding="utf-8"))
+    files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+    return {
+        "version": f"{name}-{files[champion.LITERT][:8]}",
+        "candidate": name,
+        "data": {
+            "name": source["data"],
+            "faces": {split: sum(counts.values()) for split, counts in quality["faces"].items()},
+            "expressions_in_train": quality["faces"]["train"],
+            "sha256": {path.name: sha256(path) for path in sorted(ARRAYS.glob("*.npy"))},
+        },
+        "files": files,
+        "weights": precision,
+        "parameters": {"train": params.train.model_dump(), "candidate": params.candidate(name).model_dump()},
+        "code": code_checksum(),
+        "libraries": {library: version(library) for library in LIBRARIES},
+        "metrics": {split: measures[split] for split in ("val", "test")},
+        "recall": per_class[per_class["split"] == "test"].set_index("expression")["recall"].to_dict(),
+        "size": {key: measures[key] for key in ("parameters", "million_multiply_adds")},
+        "calibration": {"method": "temperature scaling, fitted on val", "temperature": measures["temperature"]},
+    }
+
+
+def code_checksum() -> str:
+    """SHA-256 over the code in tasks/: a Git commit would also name the time of day, and two equal runs would differ."""
+    checksums = [sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256("".join(checksums).encode()).hexdigest()
+
+
+def promote(table: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """Install the best candidate that passes as champion; returns the table with the final verdicts."""
+    prepared = CHAMPION.with_name(".champion.part")
+    for place in table.index[table["verdict"] == "passed"]:
+        shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
+        try:
+            prepare(str(table.loc[place, "candidate"]), params, prepared)
+        except UserError as error:
+            table.loc[place, "verdict"] = str(error)
+            continue
+        champion.install(prepared)
+        table.loc[place, "verdict"] = "champion"
+        break
+    return table
+
+
+def read_measures(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """metrics.json of each candidate."""
+    return {name: json.loads((CANDIDATES / name / "evaluation" / "metrics.json").read_text("utf-8")) for name in names}
+
+
+@explained
+def main() -> None:
+    """Rank, promote, write the leaderboard."""
+    params = load()
+    champion.recover()
+    table = promote(leaderboard(read_measures(params.candidates), params.promote), params)
+    with replacing(LEADERBOARD) as temporary:
+        table.to_csv(temporary, index=False)
+    draw_leaderboard(table, LEADERBOARD.with_suffix(".png"))
+    lines = table[["candidate", "val_accuracy", "test_accuracy", "verdict"]].to_string(index=False)
+    if "champion" not in set(table["verdict"]):
+        raise UserError(
+            f"no candidate passes the bars of `promote` in params.yaml; the champion stays as it was\n{lines}"
+        )
+    print(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""How long things took: kept beside the artifacts DVC hashes, because no two runs take the same time."""
+
+import json
+from pathlib import Path
+
+from tasks.files import write_json
+from tasks.paths import TIMINGS
+
+
+def record_timing(candidate: str, **figures: float) -> None:
+    """Add figures, such as train_minutes=17.2, to the candidate's file; those of the same name are replaced."""
+    write_json(_path(candidate), read_timings(candidate) | figures)
+
+
+def read_timings(candidate: str) -> dict[str, float]:
+    """What has been recorded of a candidate; empty if nothing was."""
+    path = _path(candidate)
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _path(candidate: str) -> Path:
+    return TIMINGS / f"{candidate}.json"

@@ -1,0 +1,214 @@
+"""Stage `train`: fit one candidate of params.yaml on the training arrays.
+
+    python -m tasks.train residual
+
+Reads data/arrays/, writes models/candidates/NAME/: model.keras (the epoch with the best val accuracy, float32, plain Keras
+layers), history/ (DVCLive), training.json; and models/timings/. Killed at any moment, the same command goes on after the last
+finished epoch (models/unfinished/NAME/) and ends with the same bytes as an undisturbed run.
+"""
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks import networks
+from tasks.backend import keras, tf
+from tasks.batches import steps_per_epoch, training_batches
+from tasks.checkpoint import Checkpoint
+from tasks.errors import UserError, explained
+from tasks.expressions import EXPRESSIONS
+from tasks.files import replacing, sha256, write_json
+from tasks.muon import ConvolutionMuon
+from tasks.params import Candidate, load
+from tasks.parse import load_split
+from tasks.paths import ARRAYS, CANDIDATES, UNFINISHED
+from tasks.timings import record_timing
+
+VERBOSE = 1 if sys.stdout.isatty() else 2  # Keras's progress bar, or a line an epoch
+VAL_BATCH = 256
+WARM_UP = 0.04  # share of a cosine schedule spent rising to the full rate
+
+
+class Data(NamedTuple):
+    """What a network is trained and chosen on: faces, or frozen features of them."""
+
+    views: list[NDArray[np.float32]]  # (N, ...) each: the faces, or features of the faces and of their mirror images
+    labels: NDArray[np.int64]  # (N,)
+    val: NDArray[np.float32]  # (M, ...)
+    val_labels: NDArray[np.int64]  # (M,)
+
+
+def make_optimizer(recipe: Candidate, steps: int) -> keras.optimizers.Optimizer:
+    """The recipe's optimizer, its rate constant or a warm-up and cosine to zero over `steps` updates."""
+    rate: Any = recipe.optimizer.learning_rate
+    if recipe.schedule == "cosine":
+        warm_up = max(1, round(WARM_UP * steps))
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - warm_up), warmup_target=rate, warmup_steps=warm_up
+        )
+    makers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD, "muon": ConvolutionMuon}
+    try:
+        return makers[recipe.optimizer.name](rate, **recipe.optimizer.options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"params.yaml, options of the optimizer '{recipe.optimizer.name}': {error}") from error
+
+
+def plain(model: keras.Model, weights: list[NDArray[Any]]) -> keras.Model:
+    """The same network in float32 and Keras's own layers, so that a model file needs nothing of this project's."""
+
+    def as_plain(layer: keras.Layer) -> keras.Layer:
+        fused = isinstance(layer, networks.FusedBatchNormalization)
+        kind = keras.layers.BatchNormalization if fused else type(layer)
+        return kind.from_config(layer.get_config() | {"dtype": "float32"})
+
+    uncompiled = keras.Model(model.inputs, model.outputs)
+    clone = keras.models.clone_model(uncompiled, clone_function=as_plain)
+    clone.set_weights(weights)
+    return clone
+
+
+def split_at(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
+    """Cut a sequential trunk: the layers up to and with `layer` (frozen), and those after it (trained).
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+    names = [each.name for each in model.layers]
+    if layer not in names:
+        raise UserError(f"params.yaml: frozen_until names '{layer}'; the network's layers are {', '.join(names)}")
+    cut = model.get_layer(layer).output
+    return keras.Model(model.input, cut), keras.Model(cut, model.output)
+
+
+def frozen(trunk: keras.Model, data: Data, mirror: bool, folder: Path) -> Data:
+    """Replace faces by the trunk's output for them, and for their mirror images if `mirror`.
+
+    Computed once and kept in `folder` until the training is done, so that neither an epoch nor a restart repeats it.
+    """
+    views = [_features(trunk, data.views[0], folder / "train.npy")]
+    if mirror:
+        views.append(_features(trunk, data.views[0][:, :, ::-1], folder / "mirrored.npy"))
+    return Data(views, data.labels, _features(trunk, data.val, folder / "val.npy"), data.val_labels)
+
+
+def _features(trunk: keras.Model, faces: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
+    if path.exists():
+        features: NDArray[np.float32] = np.load(path)
+        return features
+    print(f"computing frozen features of {len(faces):,} faces, once", flush=True)
+    features = trunk.predict(faces, batch_size=VAL_BATCH, verbose=VERBOSE).astype(np.float32)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, features)
+    return features
+
+
+def class_weights(labels: NDArray[np.int64]) -> dict[int, float]:
+    """Weights that give every expression the same say, in proportion to 1 / its count; their mean over faces is 1."""
+    counts = np.bincount(labels, minlength=len(EXPRESSIONS))
+    present = counts > 0
+    return {i: float(len(labels) / (present.sum() * counts[i])) if present[i] else 0.0 for i in range(len(counts))}
+
+
+def train(name: str, recipe: Candidate, seed: int, max_minutes: float) -> None:
+    """Fit the candidate and write its files; see the module's docstring."""
+    data = Data([load_split("train")[0]], load_split("train")[1], *load_split("val"))
+    fingerprint = _fingerprint(recipe, seed)
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
+    model = trained = networks.build(recipe.network, **recipe.options)
+    if recipe.frozen_until:
+        trunk, trained = split_at(model, recipe.frozen_until)
+        data = frozen(trunk, data, recipe.augment.mirror, UNFINISHED / name / fingerprint[:12])
+    checkpoint = Checkpoint(UNFINISHED / name / "epochs.npz", fingerprint, make_callbacks(name, recipe), max_minutes)
+    if checkpoint.epochs:
+        print(f"{name}: continuing after epoch {checkpoint.epochs} of {recipe.epochs}", flush=True)
+    fit(trained, data, recipe, seed, checkpoint)
+    trained.set_weights(checkpoint.best)
+    _write(name, plain(model, model.get_weights()), recipe, checkpoint)
+    shutil.rmtree(UNFINISHED / name)
+
+
+def make_callbacks(name: str, recipe: Candidate) -> list[keras.callbacks.Callback]:
+    """Keras's callbacks that the recipe asks for, and DVCLive's log, begun anew: the checkpoint replays what is done."""
+    from dvclive.keras import DVCLiveCallback
+    from dvclive.live import Live
+
+    callbacks: list[keras.callbacks.Callback] = []
+    if recipe.plateau:
+        callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", recipe.plateau.factor, recipe.plateau.patience))
+    if recipe.early_stopping:
+        callbacks.append(keras.callbacks.EarlyStopping("val_loss", patience=recipe.early_stopping))
+    history = CANDIDATES / name / "history"
+    shutil.rmtree(history, ignore_errors=True)
+    callbacks.append(DVCLiveCallback(live=Live(str(history), dvcyaml=None, save_dvc_exp=False, report=None)))
+    return callbacks
+
+
+def fit(model: keras.Model, data: Data, recipe: Candidate, seed: int, checkpoint: Checkpoint) -> None:
+    """Run the epochs that are not yet done; afterwards `checkpoint` holds the log and the best weights."""
+    steps = steps_per_epoch(len(data.labels), recipe.batch)
+    model.compile(
+        make_optimizer(recipe, steps * recipe.epochs),
+        keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
+        metrics=["accuracy"],
+        jit_compile=False,  # XLA is four times slower here
+    )
+    model.optimizer.build(model.trainable_variables)
+    targets = np.eye(len(EXPRESSIONS), dtype=np.float32)[data.val_labels]
+    model.fit(
+        training_batches(data.views, data.labels, recipe, seed, checkpoint.epochs),
+        epochs=checkpoint.epochs if checkpoint.stopped else recipe.epochs,
+        initial_epoch=checkpoint.epochs,
+        steps_per_epoch=steps,
+        validation_data=tf.data.Dataset.from_tensor_slices((data.val, targets)).batch(VAL_BATCH).prefetch(2),
+        class_weight=class_weights(data.labels) if recipe.class_weights else None,
+        callbacks=[*checkpoint.others, checkpoint],
+        shuffle=False,  # the batches come shuffled
+        verbose=VERBOSE,
+    )
+
+
+def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpoint) -> None:
+    """Write the model, what is to be known of its training, and (unhashed: it never repeats) how long it took."""
+    folder = CANDIDATES / name
+    networks.save(model, folder / "model.keras")
+    record = {
+        "network": recipe.network,
+        "parameters": model.count_params(),
+        "epochs_planned": recipe.epochs,
+        "epochs": checkpoint.epochs,
+        "best_epoch": checkpoint.best_epoch + 1,
+        "stopped": checkpoint.stopped or "finished",
+    }
+    write_json(folder / "training.json", record)
+    record_timing(name, train_minutes=round(checkpoint.seconds / 60, 1))
+
+
+def _fingerprint(recipe: Candidate, seed: int) -> str:
+    """What a checkpoint must agree on to be continued: recipe, data, code and library."""
+    parts = [recipe.model_dump_json(), str(seed), tf.__version__, keras.__version__]
+    files = [
+        *sorted(Path(__file__).parent.glob("*.py")),
+        *sorted(ARRAYS.glob("train*.npy")),
+        *sorted(ARRAYS.glob("val*.npy")),
+    ]
+    parts += [sha256(path) for path in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@explained
+def main() -> None:
+    """Train the candidate named on the command line."""
+    if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one name
+        raise UserError("usage: python -m tasks.train NAME, where NAME is a candidate of params.yaml")
+    params = load()
+    train(sys.argv[1], params.candidate(sys.argv[1]), params.train.seed, params.train.max_minutes)
+
+
+if __name__ == "__main__":
+    main()

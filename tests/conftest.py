@@ -1,0 +1,139 @@
+"""What tests share: the repository's root, real subprocesses, and scratch workspaces with a made set."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+SHARED_FER2013 = ROOT.parent / "shared" / "data" / "fer2013"
+
+# Two networks that train in seconds: one on Adam, one on Muon with everything that is random about a training.
+CANDIDATES: dict[str, Any] = {
+    "small": {
+        "network": "vgg_like",
+        "options": {"widths": [8, 16, 16]},
+        "epochs": 2,
+        "batch": 32,
+        "precision": "float32",
+        "optimizer": {"name": "adam", "learning_rate": 0.003},
+        "plateau": {"factor": 0.5, "patience": 1},
+        "early_stopping": 5,
+    },
+    "muon": {
+        "network": "residual",
+        "options": {"widths": [8, 8, 16, 16], "blocks": [1, 1, 1, 1]},
+        "epochs": 4,
+        "batch": 32,
+        "precision": "bfloat16",
+        "optimizer": {"name": "muon", "learning_rate": 0.01},
+        "schedule": "cosine",
+        "label_smoothing": 0.1,
+        "class_weights": True,
+        "augment": {"mirror": True, "rotate": 10.0, "shift": 0.05, "contrast": 0.2, "erase": 0.2},
+    },
+}
+NO_BARS = {"min_accuracy": 0.0, "min_class_recall": 0.0, "max_predicted_share": 1.0}
+
+
+class Workspace:
+    """A scratch copy of the pipeline with its own Git, DVC and data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def environment(self) -> dict[str, str]:
+        """Programs of this Python first on the path; nobody's analytics."""
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        return os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(self.folder)}
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a program of the environment here, in a process group of its own, output to a file."""
+        with (self.folder / "log.txt").open("a") as log:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.environment(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment here to its end, output captured."""
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False
+        )
+
+    def repro(self, *arguments: str) -> str:
+        """`dvc repro`, which must succeed; returns its output."""
+        done = self.run("dvc", "repro", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def lock(self) -> dict[str, Any]:
+        """The stages of dvc.lock."""
+        return yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
+
+    def change(self, section: str, **values: Any) -> None:
+        """Set values in a section of params.yaml, such as `candidates.small`."""
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        part = params
+        for key in section.split("."):
+            part = part[key]
+        part.update(values)
+        path.write_text(yaml.safe_dump(params))
+
+    def champion(self) -> dict[str, bytes]:
+        """The champion's files and their content."""
+        return {path.name: path.read_bytes() for path in sorted((self.folder / "models" / "champion").iterdir())}
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """End a program and all it started as a power cut would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def make_workspace(folder: Path, rows: int = 300) -> Workspace:
+    """A workspace with the made set, the two candidates above, and no bars."""
+    from tasks.synthetic import write_made_csv
+
+    folder.mkdir(parents=True)
+    shutil.copytree(ROOT / "tasks", folder / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore", "params.yaml"):
+        shutil.copy(ROOT / name, folder)
+    write_made_csv(folder / "data" / "raw" / "made_faces.csv", rows, seed=3)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["candidates"] = CANDIDATES
+    params["promote"] |= NO_BARS
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    workspace = Workspace(folder)
+    author = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
+    for command in (
+        ["git", "init", "-q"],
+        ["dvc", "init", "-q"],
+        ["git", "add", "--all"],
+        ["git", *author, "commit", "-q", "-m", "scratch copy"],  # DVCLive wants a commit to refer to
+    ):
+        done = workspace.run(*command)
+        assert done.returncode == 0, done.stderr
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> list[Workspace]:
+    """Two workspaces, each built from scratch by `dvc repro`, at the same time. Tests that change one put it back."""
+    workspaces = [make_workspace(tmp_path_factory.mktemp("built") / name) for name in ("one", "two")]
+    running = [workspace.start("dvc", "repro") for workspace in workspaces]
+    for process, workspace in zip(running, workspaces, strict=True):
+        assert process.wait() == 0, (workspace.folder / "log.txt").read_text()
+    return workspaces

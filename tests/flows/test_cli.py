@@ -1,0 +1,113 @@
+"""The command line: help that teaches, mistakes in one line, quick start."""
+
+import csv
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app, main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fails(monkeypatch, capsys, *arguments):
+    """What `ferflow ARGUMENTS` says on stderr while it exits with 1."""
+    monkeypatch.setattr(sys, "argv", ["ferflow", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return str(stop.value.code) + capsys.readouterr().err
+
+
+def test_help_teaches_the_order_of_work():
+    text = CliRunner().invoke(app, ["--help"]).stdout
+    places = [
+        text.index(step) for step in ("ferflow doctor", "ferflow fetch", "dvc repro", "ferflow label", "ferflow demo")
+    ]
+    assert places == sorted(places)
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, flows.cli; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    assert not {"tensorflow", "keras", "cv2", "numpy", "pandas", "pyarrow", "kaggle", "prefect"} & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["label", "nothing.jpg", "--out", "labels"], "ferflow: no file or folder nothing.jpg"),
+        (["leaderboard"], "ferflow: no models/leaderboard.csv yet; `dvc repro` makes it"),
+        (["fetch", "fer2013.csv"], "ferflow: no params.yaml here"),
+        (["made", "--rows", "5"], "ferflow: a made set has 200 rows at least, not 5"),
+        (["demo"], "ferflow: no params.yaml or dvc.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, folder, monkeypatch, capsys):
+    text = fails(monkeypatch, capsys, *arguments)
+    assert text.startswith(message)
+    assert text.count("\n") <= 1
+    assert list(folder.iterdir()) == []
+
+
+def test_the_program_itself_exits_with_1_and_no_stack_trace(folder):
+    command = [sys.executable, "-m", "flows.cli", "leaderboard"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})
+    assert ended.returncode == 1
+    assert ended.stderr == "ferflow: no models/leaderboard.csv yet; `dvc repro` makes it\n"
+
+
+def test_made_writes_the_csv(folder):
+    result = CliRunner().invoke(app, ["made", "--rows", "200", "--seed", "3"])
+    assert result.exit_code == 0
+    assert len((folder / "made_faces.csv").read_text().splitlines()) == 201
+
+
+def test_leaderboard_shows_candidates_in_their_order(folder):
+    (folder / "models").mkdir()
+    (folder / "models" / "leaderboard.csv").write_text(
+        "candidate,val_accuracy,test_accuracy,test_macro_f1,parameters,verdict\n"
+        "residual,0.6543,0.65,0.6,1200000,champion\ndense,0.6,0.6,0.5,100000,passed\n"
+    )
+    result = CliRunner().invoke(app, ["leaderboard"])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert "65.4%" in lines[2]
+    assert "1,200,000" in lines[2]
+    assert "dense" in lines[3]
+
+
+def test_doctor_exits_with_1_where_labelling_cannot_work(folder):
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert "champion" in result.stdout
+
+
+def test_label_with_a_trained_champion(built, folder):
+    photo = Path(importlib.util.find_spec("skimage").submodule_search_locations[0]) / "data" / "astronaut.png"
+    champion = built[0].folder / "models" / "champion"
+    result = CliRunner().invoke(app, ["label", str(photo), "--out", "labels", "--champion", str(champion)])
+    assert result.exit_code == 0, result.output
+    assert "1 images in" in result.stdout
+    assert "trained on made_faces" in result.stdout
+    with (folder / "labels" / "faces.csv").open() as file:
+        face = next(csv.DictReader(file))
+    assert face["trained_on"] == "made_faces"
+    assert face["label"] in result.stdout
+
+
+def test_label_refuses_a_detector_it_does_not_have(folder):
+    result = CliRunner().invoke(app, ["label", ".", "--out", "x", "--detector", "dlib"])
+    assert result.exit_code == 2
+    assert "yunet" in result.stderr

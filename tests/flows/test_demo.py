@@ -1,0 +1,36 @@
+"""The demonstration's scratch copy. That the whole of it runs is shown by `make demo` in .ci/run."""
+
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from flows.demo import PHOTOS, copy_photos, make_workspace, shortened
+from tasks.params import Params
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_copy_has_its_own_git_and_data_and_no_champion(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    folder = tmp_path / "demo"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "old").touch()
+    make_workspace(folder)
+    assert (folder / "data" / "raw" / "made_faces.csv").exists()
+    assert (folder / ".dvc").is_dir()
+    assert not (folder / "models").exists()
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True)
+    assert status.stdout == ""
+
+
+def test_shortened_params_are_valid_and_keep_the_bars():
+    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
+    short = Params.model_validate(shortened(parameters))
+    assert set(short.candidates) == {"modelo_02", "residual", "mini_xception"}
+    assert short.promote.model_dump() == parameters["promote"]
+
+
+def test_photos_come_from_installed_packages(tmp_path):
+    copy_photos(tmp_path / "photos")
+    assert {path.name for path in (tmp_path / "photos").iterdir()} == {Path(name).name for _, name in PHOTOS}

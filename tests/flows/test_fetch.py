@@ -1,0 +1,178 @@
+"""Fetching FER2013: from files, folders and a real server on this computer; whole or not at all."""
+
+import functools
+import gzip
+import http.server
+import io
+import socket
+import tarfile
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+
+from flows.fetch import fetch, has_kaggle_credentials
+from tasks.errors import UserError
+from tasks.synthetic import write_made_csv
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    path = tmp_path_factory.mktemp("made") / "fer2013.csv"
+    write_made_csv(path, rows=200, seed=1)
+    return path
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return tmp_path / "data" / "raw"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; what is asked for under /short/ breaks off half-way."""
+
+    def do_GET(self):
+        if not self.path.startswith("/short/"):
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        self.wfile.write(b"emotion,pixels,Usage\n")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def address(made, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = functools.partial(Handler, directory=made.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_file_is_copied(made, raw):
+    place = fetch(str(made), raw)
+    assert place == raw / "fer2013.csv"
+    assert place.read_bytes() == made.read_bytes()
+    assert made.exists()
+    assert [path.name for path in raw.iterdir()] == ["fer2013.csv"]
+
+
+def test_the_same_again_is_fine_and_another_needs_force(made, raw, tmp_path):
+    fetch(str(made), raw)
+    fetch(str(made), raw)
+    other = tmp_path / "fer2013.csv"
+    write_made_csv(other, rows=200, seed=2)
+    with pytest.raises(UserError, match=r"fer2013\.csv is there already and differs; replace it with --force"):
+        fetch(str(other), raw)
+    assert (raw / "fer2013.csv").read_bytes() == made.read_bytes()
+    fetch(str(other), raw, force=True)
+    assert (raw / "fer2013.csv").read_bytes() == other.read_bytes()
+
+
+def test_a_folder_of_images_is_copied_and_can_be_replaced(raw, tmp_path):
+    import cv2
+
+    tree = tmp_path / "faces"
+    for name in ("train/angry/Training_1.jpg", "test/happy/PublicTest_2.jpg"):
+        (tree / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(tree / name), np.arange(48 * 48, dtype=np.uint8).reshape(48, 48))
+    place = fetch(str(tree), raw)
+    assert sorted(path.name for path in place.rglob("*.jpg")) == ["PublicTest_2.jpg", "Training_1.jpg"]
+    (tree / "test/happy/PublicTest_2.jpg").rename(tree / "test/happy/PublicTest_3.jpg")
+    fetch(str(tree), raw, force=True)
+    assert sorted(path.name for path in place.rglob("*.jpg")) == ["PublicTest_3.jpg", "Training_1.jpg"]
+    assert [path.name for path in raw.iterdir()] == ["faces"]
+
+
+def test_a_zip_stays_packed(made, raw, tmp_path):
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.write(made, "icml_face_data.csv")
+    assert fetch(str(tmp_path / "archive.zip"), raw) == raw / "archive.zip"
+
+
+def test_of_a_tar_only_the_csv_is_unpacked_wherever_its_paths_point(made, raw, tmp_path):
+    with tarfile.open(tmp_path / "fer2013.tar.gz", "w:gz") as archive:
+        for name in ("../../evil.txt", "fer2013/README"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+        archive.add(made, "../../fer2013/fer2013.csv")
+    assert fetch(str(tmp_path / "fer2013.tar.gz"), raw).read_bytes() == made.read_bytes()
+    assert [path.name for path in raw.iterdir()] == ["fer2013.csv"]
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_a_gzip_is_unpacked_whatever_it_calls_itself(made, raw, tmp_path):
+    (tmp_path / "fer2013.csv").write_bytes(gzip.compress(made.read_bytes()))
+    assert fetch(str(tmp_path / "fer2013.csv"), raw).read_bytes() == made.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("fer2013.csv", b"", "an empty file"),
+        ("fer2013.csv", b"a,b\n1,2\n", "expected the columns emotion,pixels,Usage"),
+        ("photo.jpg", b"\xff\xd8\xff", "is no form of FER2013"),
+        ("fer2013.zip", b"PK\x03\x04 cut off", "a damaged zip"),
+        ("fer2013.tar.gz", gzip.compress(b"x" * 99999)[:60], "a damaged archive"),
+    ],
+)
+def test_what_is_no_fer2013_is_refused_by_its_own_name(name, content, message, raw, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        fetch(str(tmp_path / name), raw)
+    assert str(tmp_path / name) in str(error.value)
+    assert ".part" not in str(error.value)
+    assert list(raw.iterdir()) == []
+
+
+def test_a_tar_without_the_csv_and_a_missing_file_are_told(raw, tmp_path):
+    with tarfile.open(tmp_path / "other.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("README"), io.BytesIO())
+    with pytest.raises(UserError, match=r"no fer2013\.csv or icml_face_data\.csv in it"):
+        fetch(str(tmp_path / "other.tar"), raw)
+    with pytest.raises(UserError, match="no file or folder"):
+        fetch(str(tmp_path / "nothing.csv"), raw)
+
+
+def test_an_address_is_downloaded(made, raw, address):
+    assert fetch(f"{address}/fer2013.csv?download=1", raw).read_bytes() == made.read_bytes()
+    assert fetch(made.as_uri(), raw).read_bytes() == made.read_bytes()
+    assert [path.name for path in raw.iterdir()] == ["fer2013.csv"]
+
+
+def test_a_download_that_fails_is_one_line_and_leaves_nothing(raw, address):
+    with pytest.raises(UserError, match="the server answers 404"):
+        fetch(f"{address}/nothing.csv", raw)
+    with pytest.raises(UserError, match=r"the connection (ended|broke) after 21 .*bytes"):
+        fetch(f"{address}/short/fer2013.csv", raw)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(UserError, match="Connection refused"):
+            fetch(f"http://127.0.0.1:{unused.getsockname()[1]}/fer2013.csv", raw)
+    with pytest.raises(UserError, match="No such file"):
+        fetch("file:///nothing/fer2013.csv", raw)
+    assert list(raw.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_cleared(made, raw):
+    (raw / ".fetch.part").mkdir(parents=True)
+    (raw / ".fetch.part" / "half.csv").write_text("emotion")
+    fetch(str(made), raw)
+    assert [path.name for path in raw.iterdir()] == ["fer2013.csv"]
+
+
+def test_without_credentials_it_says_how_to_get_them(raw, tmp_path, monkeypatch):
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"(?s)no Kaggle credentials.*kaggle\.json.*ferflow fetch FILE"):
+        fetch(None, raw)
+    (tmp_path / ".kaggle").mkdir()
+    (tmp_path / ".kaggle" / "kaggle.json").write_text("{}")
+    assert has_kaggle_credentials()

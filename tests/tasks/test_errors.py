@@ -1,0 +1,51 @@
+import errno
+
+import pytest
+
+from tasks.errors import UserError, explained
+
+
+def code_after(failure: BaseException) -> int | str | None:
+    @explained
+    def main() -> None:
+        raise failure
+
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return exit_.value.code
+
+
+def test_a_users_mistake_is_one_line() -> None:
+    assert code_after(UserError("no such thing")) == "ferflow: no such thing"  # Python prints a text and exits with 1
+
+
+def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_after(KeyboardInterrupt()) == 130
+    assert "same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "no space left on the disk while writing data/x"),
+        (errno.EDQUOT, "no space left"),
+        (errno.EACCES, "no permission for data/x"),
+        (errno.EROFS, "data/x is on a read-only file system"),
+        (errno.EFBIG, "data/x would pass the size limit"),
+        (errno.ENOENT, "data/x: no such file or directory"),
+        (errno.EISDIR, "data/x: is a directory"),
+    ],
+)
+def test_what_disks_refuse_is_explained(number: int, words: str) -> None:
+    line = code_after(OSError(number, "as the system says", "data/x"))
+    assert isinstance(line, str) and words in line and "\n" not in line
+
+
+@pytest.mark.parametrize("failure", [OSError("no number"), OSError(errno.ENOENT, "no file name"), ZeroDivisionError()])
+def test_a_defect_keeps_its_stack_trace(failure: Exception) -> None:
+    @explained
+    def main() -> None:
+        raise failure
+
+    with pytest.raises(type(failure)):
+        main()

@@ -1,0 +1,406 @@
+import gzip
+import io
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tasks import ingest
+from tasks.errors import UserError
+from tasks.expressions import EXPRESSIONS
+from tasks.ingest import find_source
+from tasks.tables import read_csv
+
+ROOT = Path(__file__).parents[2]
+RAW = Path("data/raw")
+TABLE = Path("data/ingested/faces.parquet")
+USAGES = ("Training", "PublicTest", "PrivateTest")
+SPLIT = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+
+FACES = np.random.default_rng(1).integers(0, 256, (6, 48, 48)).astype(np.uint8)
+TEXTS = [" ".join(map(str, face.ravel())) for face in FACES]
+LABELS = (0, 3, 6, 1, 3, 5)
+USAGE = (*USAGES, *USAGES)
+ROWS = list(zip(LABELS, TEXTS, USAGE, strict=True))
+CSV = "emotion,pixels,Usage\n" + "".join(f"{label},{text},{usage}\n" for label, text, usage in ROWS)
+ICML = "emotion, Usage, pixels\n" + "".join(f"{label},{usage},{text}\n" for label, text, usage in ROWS)
+QUOTED = '"emotion","pixels","Usage"\n' + "".join(f'"{label}","{text}","{usage}"\n' for label, text, usage in ROWS)
+EXPECTED = [(i + 2, SPLIT[usage], str(label), text) for i, (label, text, usage) in enumerate(ROWS)]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty pipeline, which is the current folder."""
+    monkeypatch.chdir(tmp_path)
+    RAW.mkdir(parents=True)
+    (RAW / ".gitkeep").touch()
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def run(*options: str, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    """`python -m tasks.ingest` in the current folder, as DVC calls it, after `options` of another program."""
+    command = [*options, sys.executable, "-m", "tasks.ingest"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, preexec_fn=before)
+
+
+def ingested() -> list[tuple[int, str | None, str | None, str]]:
+    """Run the stage; the table without its column file."""
+    ingest.main()
+    rows = pyarrow.parquet.read_table(TABLE, columns=["row", "split", "label", "pixels"]).to_pylist()
+    return [(row["row"], row["split"], row["label"], (row["pixels"] or b"").decode("latin-1")) for row in rows]
+
+
+def complaint() -> str:
+    """Run the stage, which must fail with one line and leave nothing behind."""
+    with pytest.raises(SystemExit) as exit_:
+        ingest.main()
+    assert isinstance(exit_.value.code, str)  # which Python prints, and exits with 1
+    assert not TABLE.parent.exists() or not any(TABLE.parent.iterdir())
+    return exit_.value.code
+
+
+def write(name: str, content: str | bytes) -> None:
+    path = RAW / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def png(face: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(face).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tree(by_prefix: bool) -> dict[str, bytes]:
+    """The faces as an image tree, its splits told by file names' prefixes as on Kaggle, or by folders alone."""
+    files = {}
+    for i, (label, usage) in enumerate(zip(LABELS, USAGE, strict=True)):
+        folder = ("train" if usage == "Training" else "test") if by_prefix else SPLIT[usage]
+        files[f"{folder}/{EXPRESSIONS[label]}/{usage + '_' if by_prefix else ''}{i}.png"] = png(FACES[i])
+    return files
+
+
+# Forms that are accepted
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("fer2013.csv", CSV.encode()),
+        ("icml_face_data.csv", ICML.encode()),
+        ("my faces.csv", CSV.encode()),
+        ("fer2013/fer2013.csv", CSV.encode()),
+        ("fer2013.csv", b"\xef\xbb\xbf" + CSV.encode()),
+        ("fer2013.csv", CSV.replace("\n", "\r\n").encode()),
+        ("fer2013.csv", CSV.rstrip("\n").encode()),
+        ("fer2013.csv", QUOTED.encode()),
+        ("fer2013.csv", b"\xef\xbb\xbf" + QUOTED.replace("\n", "\r\n").encode()),
+        ("archive.zip", zipped({"fer2013.csv": CSV.encode()})),
+        ("archive.zip", zipped({"readme.txt": b"hello", "fer2013/icml_face_data.csv": ICML.encode()})),
+        ("fer2013.csv", zipped({"faces.csv": CSV.encode(), "__MACOSX/._faces.csv": b"\0"})),  # a zip by another name
+    ],
+)
+def test_forms_of_the_csv(workspace: Path, name: str, content: bytes) -> None:
+    write(name, content)
+    assert ingested() == EXPECTED
+    source = json.loads((TABLE.parent / "source.json").read_text())
+    assert (source["form"], source["rows"]) == ("csv", 6)
+    assert source["data"] in ("fer2013", "icml_face_data", "my faces", "faces")
+
+
+@pytest.mark.parametrize("by_prefix", [True, False])
+@pytest.mark.parametrize("place", ["", "fer2013/", "zip"])
+def test_forms_of_the_tree(workspace: Path, by_prefix: bool, place: str) -> None:
+    files = tree(by_prefix)
+    if place == "zip":
+        write("archive.zip", zipped({f"fer2013/{name}": content for name, content in files.items()}))
+    else:
+        for name, content in files.items():
+            write(place + name, content)
+    rows = ingested()
+    assert [row for row, *_ in rows] == list(range(1, 7))
+    assert sorted(rest for _, *rest in rows) == sorted(rest for _, *rest in map(list, EXPECTED))
+
+
+def test_what_is_nobodys_data_is_passed_over(workspace: Path) -> None:
+    write("extra/fer2013.csv", "rubbish")
+    write("extra/train/angry/1.png", png(FACES[0]))
+    write(".hidden.csv", "rubbish")
+    write("readme.md", "hello")
+    write("old.csv", "a,b\n1,2\n")
+    for name, content in tree(True).items():
+        write(name, content)
+        write(f".cache/{name}", content)
+    assert len(ingested()) == 6
+
+
+def test_fer2013_csv_goes_before_others(workspace: Path) -> None:
+    write("a.csv", CSV.replace("Training", "PublicTest"))
+    write("icml_face_data.csv", ICML)
+    write("fer2013.csv", CSV)
+    assert find_source(RAW).path.name == "fer2013.csv"
+
+
+def test_a_broken_fer2013_csv_is_not_passed_over(workspace: Path) -> None:
+    write("fer2013.csv", "")
+    write("a.csv", CSV)
+    assert "fer2013.csv: an empty file" in complaint()
+
+
+# Forms that are not
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "data/raw/fer2013.csv: an empty file; download"),
+        (b"\n\n", "data/raw/fer2013.csv: an empty file; download"),
+        (b"emotion,pixels,Usage\n", "fer2013.csv: a header and no row below it; download"),
+        (b"emotion,pixels,Usage\n\n \n", "fer2013.csv: a header and no row below it; download"),
+        (CSV.partition("\n")[2].encode(), "fer2013.csv, line 1: data where the header should be; put the line"),
+        (
+            b"label,image,set\n0,1 2,Training\n",
+            "line 1: expected the columns emotion,pixels,Usage, found 'label,image,set'",
+        ),
+        (b"emotion,pixels,pixels,Usage\n0,1,1,Training\n", "line 1: expected the columns emotion,pixels,Usage, found"),
+        (CSV.replace(",", ";").encode(), "fer2013.csv, line 1: columns are not separated by commas"),
+        (CSV.replace(",", "\t").encode(), "fer2013.csv, line 1: columns are not separated by commas"),
+        (CSV.encode("utf-16"), "fer2013.csv, line 1: not UTF-8 text (invalid start byte); save the table as CSV UTF-8"),
+        ("émotion,pixels,Usage\n".encode("latin-1"), "fer2013.csv, line 1: not UTF-8 text"),
+        (gzip.compress(CSV.encode()), "fer2013.csv: compressed by gzip; unpack it: gzip -dc"),
+        (CSV.encode() + b"0," + b"7 " * (9 << 20) + b",Training\n", "line 8: longer than 16 MiB"),
+        (b"x" * (17 << 20), "fer2013.csv, line 1: expected the columns"),
+        (zipped({"readme.txt": b"hello"}), "fer2013.csv: a zip without fer2013.csv"),
+        (zipped({"fer2013.csv": b""}), "fer2013.csv/fer2013.csv: an empty file"),
+        (zipped({"fer2013.csv": CSV.encode()})[:-30], "fer2013.csv: a damaged zip"),
+        (b"PK\x03\x04" + bytes(100), "fer2013.csv: a damaged zip"),
+    ],
+)
+def test_a_file_that_is_no_fer2013(workspace: Path, content: bytes, words: str) -> None:
+    write("fer2013.csv", content)
+    line = complaint()
+    assert words in line
+    assert "\n" not in line and len(line) < 300
+
+
+def test_a_gzip_by_its_own_name(workspace: Path) -> None:
+    write("fer2013.tar.gz", gzip.compress(b"tar"))
+    assert "data/raw/fer2013.tar.gz: compressed by gzip" in complaint()
+
+
+def test_a_zip_whose_content_is_damaged(workspace: Path) -> None:
+    content = bytearray(zipped({"fer2013.csv": CSV.encode()}))
+    content[len(content) // 2] ^= 0xFF
+    write("fer2013.zip", bytes(content))
+    assert "data/raw/fer2013.zip: a damaged zip" in complaint()
+
+
+def test_a_zip_with_a_password(workspace: Path) -> None:
+    content = bytearray(zipped({"fer2013.csv": CSV.encode()}))
+    content[6] |= 1  # the flag "encrypted" of the file's own header and of the directory's
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    write("fer2013.zip", bytes(content))
+    assert "password required" in complaint()
+
+
+def test_a_zip_that_says_it_unpacks_to_gigabytes(workspace: Path) -> None:
+    content = bytearray(zipped({"fer2013.csv": CSV.encode()}))
+    directory = content.index(b"PK\x01\x02")
+    content[directory + 24 : directory + 28] = struct.pack("<I", 0xF0000000)
+    write("fer2013.zip", bytes(content))
+    assert "data/raw/fer2013.zip/fer2013.csv: says that it unpacks to more than 2 GiB" in complaint()
+
+
+def test_a_csv_in_a_zip_that_is_one_endless_line(workspace: Path) -> None:
+    write("fer2013.zip", zipped({"fer2013.csv": CSV.encode() + bytes(100 << 20)}))
+    assert "fer2013.csv, line 8: longer than 16 MiB" in complaint()
+
+
+def test_nothing_there_is_one_screen(workspace: Path) -> None:
+    done = run()
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for words in ("no FER2013 in data/raw", "fer2013.csv", "kaggle.com", "ferflow fetch", "make demo"):
+        assert words in done.stderr
+    assert len(done.stderr.splitlines()) <= 24
+    shutil.rmtree(RAW)
+    assert complaint() == done.stderr.rstrip("\n")
+
+
+def test_a_file_that_may_not_be_read(workspace: Path) -> None:
+    write("fer2013.csv", CSV)
+    (RAW / "fer2013.csv").chmod(0)
+    options = []
+    if os.geteuid() == 0:  # root may read everything, unless it gives that up
+        options = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+        if not shutil.which("setpriv") or subprocess.run([*options, "true"], check=False).returncode:
+            pytest.skip("root reads every file, and setpriv cannot take that right away here")
+    done = run(*options)
+    assert done.returncode == 1
+    assert done.stderr == "ferflow: no permission for data/raw/fer2013.csv; check its owner and mode (ls -l)\n"
+
+
+# Rows are numbered by their lines, whatever the lines hold
+
+GOOD_LINE, SHORT_LINE, LONG_LINE, BLANK_LINE, JUNK = (
+    b"0,7 7,Training",
+    b"0,7 7",
+    b"0,7,7,Training",
+    b" ",
+    b'\xff"\xfe\0',
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from([GOOD_LINE, SHORT_LINE, LONG_LINE, BLANK_LINE, b"", JUNK, b'"' + GOOD_LINE]), max_size=12),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.booleans(),
+)
+def test_row_numbers_are_line_numbers(lines: list[bytes], newline: bytes, ends: bool) -> None:
+    content = newline.join([b"emotion,pixels,Usage", *lines]) + (newline if ends else b"")
+    rows = list(read_csv(io.BytesIO(content), Path("x.csv")))
+    numbered = [(number, line) for number, line in enumerate(lines, start=2) if line.strip()]
+    assert [row.row for row in rows] == [number for number, _ in numbered]
+    for row, (_, line) in zip(rows, numbered, strict=True):
+        if line.count(b",") == 2:
+            assert row[2:] == ("train", "0", b"7 7")
+        else:
+            assert row[2:] == (None, None, line)
+
+
+# Images that are none
+
+
+def huge_png() -> bytes:
+    """A PNG of 60 bytes whose header asks for 50,000 x 50,000 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def large_png() -> bytes:
+    """A sound PNG of 12,000 x 12,000 black pixels: 20 kB that unpack to 144 MB."""
+    buffer = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def unusable_images() -> Iterator[tuple[str, bytes]]:
+    yield "empty", b""
+    yield "text", b"no image"
+    yield "cut", png(FACES[0])[:1000]
+    yield "huge", huge_png()
+    yield "large", large_png()
+    yield "bytes", bytes(70 << 20)  # more than any image file has
+    yield "gif", b"GIF89a" + bytes(50)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_unusable_image_is_a_row_without_pixels(workspace: Path, packed: bool) -> None:
+    files = tree(True) | {f"train/sad/Training_{name}.png": content for name, content in unusable_images()}
+    if packed:
+        write("archive.zip", zipped(files))
+    else:
+        for name, content in files.items():
+            write(name, content)
+    ingest.main()
+    table = pyarrow.parquet.read_table(TABLE).to_pylist()
+    unusable = {Path(row["file"]).stem for row in table if row["pixels"] is None}
+    assert unusable == {f"Training_{name}" for name, _ in unusable_images()}
+    assert len(table) == len(files)
+
+
+def test_an_image_in_a_folder_that_is_no_expression_keeps_its_name_for_a_label(workspace: Path) -> None:
+    for name, content in (
+        tree(False) | {"train/contempt/1.png": png(FACES[0]), "train/0/1.png": png(FACES[0])}
+    ).items():
+        write(name, content)
+    assert {label for _, _, label, _ in ingested() if not label.isdigit()} == {"folder contempt", "folder 0"}
+
+
+def test_larger_and_coloured_images_are_scaled_to_48_grey_pixels(workspace: Path) -> None:
+    write("train/happy/1.png", png(np.full((96, 200, 3), 77, np.uint8)))
+    assert [text for *_, text in ingested()] == [" ".join(["77"] * 2304)]
+
+
+def test_links_that_go_round_in_circles(workspace: Path) -> None:
+    for name, content in tree(True).items():
+        write(name, content)
+    (RAW / "train" / "angry" / "up").symlink_to("../..", target_is_directory=True)
+    (RAW / "train" / "angry" / "Training_self.png").symlink_to("Training_self.png")
+    (RAW / "round").symlink_to(".", target_is_directory=True)
+    assert len(ingested()) == 6
+
+
+def test_names_in_a_zip_lead_nowhere(workspace: Path) -> None:
+    names = ("../../../train/angry/Training_1.png", "/train/happy/Training_2.png", "C:\\train\\sad\\Training_3.png")
+    write("archive.zip", zipped(tree(True) | dict.fromkeys(names, png(FACES[0]))))
+    before = set(workspace.parent.rglob("*"))
+    assert len(ingested()) == 8  # the last is no path in a zip
+    assert set(workspace.parent.rglob("*")) - before <= set(TABLE.resolve().parent.rglob("*")) | {
+        TABLE.resolve().parent
+    }
+
+
+# A disk that is full
+
+MANY_ROWS = 300  # 2.7 MB
+
+
+def test_a_full_disk_leaves_the_old_table_whole(workspace: Path) -> None:
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+    mount = "mount -t tmpfs -o size=1m none data/ingested"
+    TABLE.parent.mkdir()
+    if not shutil.which("unshare") or subprocess.run([*unshare, "sh", "-c", mount], check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    write("fer2013.csv", CSV + "\n".join([f"0,{TEXTS[0]},Training"] * MANY_ROWS))
+    # The disk lives as long as the shell: what is left on it has to be listed there.
+    script = f'{mount} && echo old > {TABLE} && {{ "$@"; echo "code $?"; ls -A data/ingested; cat {TABLE}; }}'
+    done = run(*unshare, "sh", "-c", script, "sh")
+    assert done.stdout == "code 1\nfaces.parquet\nold\n"
+    words = f"no space left on the disk while writing {TABLE}; free some and run the same command again"
+    assert done.stderr == f"ferflow: {words}\n"
+
+
+def test_a_limit_on_file_sizes_leaves_the_old_table_whole(workspace: Path) -> None:
+    write("fer2013.csv", CSV + "\n".join([f"0,{TEXTS[0]},Training"] * MANY_ROWS))
+    TABLE.parent.mkdir()
+    TABLE.write_text("old")
+    done = run(before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY)))
+    assert done.returncode == 1
+    assert done.stderr == f"ferflow: {TABLE} would pass the size limit set for files (ulimit -f)\n"
+    assert [path.name for path in TABLE.parent.iterdir()] == [TABLE.name]
+    assert TABLE.read_text() == "old"
+
+
+def test_a_nameless_set_is_refused() -> None:
+    with pytest.raises(UserError, match="no FER2013 in nowhere"):
+        find_source(Path("nowhere"))

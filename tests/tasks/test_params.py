@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import UserError
+from tasks.params import load
+
+COMMITTED = Path(__file__).parents[2] / "params.yaml"
+
+
+def complaint(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_committed_file_is_right() -> None:
+    params = load(COMMITTED)
+    assert params.candidate("modelo_01").network == "modelo_01"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("min_accuracy:", "min_acuracy:", "unknown key promote.min_acuracy; did you mean 'min_accuracy'?"),
+        ("\nparse:", "\nprase:", "unknown key prase; did you mean 'parse'?"),
+        ("mirror: true", "miror: true", ".augment.miror; did you mean 'mirror'?"),
+        ("patience: 3", "patiense: 3", ".plateau.patiense; did you mean 'patience'?"),
+        ("seed: 7", "zzz: 7", "unknown key train.zzz; known: seed, max_minutes"),
+        ("seed: 7", 'seed: "7"', "train.seed is '7'; it should be a valid integer"),
+        ("seed: 7", "seed: -1", "train.seed is -1; it should be greater than or equal to 0"),
+        ("  seed: 7\n", "", "train.seed is missing"),
+        ("max_rejected: 0.01", "max_rejected: 1.5", "parse.max_rejected is 1.5; it should be less than or equal to 1"),
+        ("max_rejected: 0.01", "max_rejected: .nan", "parse.max_rejected is nan"),
+        ("max_rejected: 0.01", "max_rejected: 1e-2", "YAML reads a number with an exponent only with its point"),
+        ("source: data/raw", "source: [data/raw]", "ingest.source is ['data/raw']; it should be a valid string"),
+        (
+            "parse:\n  max_rejected",
+            "parse: 3\nx:\n  max_rejected",
+            "parse is 3; it should be a section of keys and values",
+        ),
+        ("schedule: cosine", "schedule: cosin", ".schedule is 'cosin'; it should be 'constant' or 'cosine'"),
+        ("seed: 7", "seed: 7\n\tx: 1", ", is not YAML: found character"),
+    ],
+)
+def test_a_mistake_is_told_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:
+    text = COMMITTED.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new))
+    found = complaint(path)
+    assert words in found
+    assert str(path) in found
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty; it should have the sections ingest, parse"),
+        (b"- 1\n- 2\n", "it should be a section of keys and values"),
+        (b"hello\n", "it should be a section of keys and values"),
+        (b"a: [1\nb: {", "line 2, is not YAML"),
+        (b"\xff\xfea\0", "is not YAML: it is not UTF-8 text"),
+    ],
+)
+def test_a_file_of_another_kind(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    assert words in complaint(path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    assert "run ferflow in the folder of the pipeline" in complaint(tmp_path / "params.yaml")
+
+
+def test_a_candidate_that_does_not_exist() -> None:
+    with pytest.raises(UserError, match=r"no candidate 'modelo01' in params\.yaml; did you mean 'modelo_01'\?"):
+        load(COMMITTED).candidate("modelo01")

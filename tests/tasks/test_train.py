@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CANDIDATES
+
+from tasks import networks
+from tasks import train as stage
+from tasks.backend import keras
+from tasks.batches import training_batches
+from tasks.checkpoint import Checkpoint
+from tasks.errors import UserError
+from tasks.params import Candidate, Optimizer
+
+RECIPE = Candidate.model_validate(CANDIDATES["small"] | {"epochs": 3, "batch": 4})
+
+
+def numbered(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Faces whose every pixel is their own number, and labels."""
+    faces = np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1) * np.ones((1, 48, 48, 1), np.float32)
+    return faces, np.arange(count) % 7
+
+
+def seen(first_epoch: int, count: int = 10) -> list[np.ndarray]:
+    """The numbers of the faces in each batch."""
+    faces, labels = numbered(count)
+    batches = training_batches([faces], labels, RECIPE, 7, first_epoch)
+    return [batch[:, 0, 0, 0] for batch, _ in batches.as_numpy_iterator()]
+
+
+def test_every_epoch_shows_every_face_in_another_order() -> None:
+    batches = seen(0)
+    assert len(batches) == 9  # three epochs of three batches of four: ten faces, and two again
+    epochs = [np.concatenate(batches[start : start + 3]) for start in (0, 3, 6)]
+    for epoch in epochs:
+        assert set(epoch) == set(range(10))
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_batches_from_a_later_epoch_are_those_of_the_whole_run() -> None:
+    for ours, theirs in zip(seen(1), seen(0)[3:], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_labels_belong_to_their_faces() -> None:
+    faces, labels = numbered(10)
+    for batch, targets in training_batches([faces], labels, RECIPE, 7, 0).as_numpy_iterator():
+        np.testing.assert_array_equal(labels[batch[:, 0, 0, 0].astype(int)], targets.argmax(axis=1))
+
+
+def test_two_views_are_drawn_both() -> None:
+    faces, labels = numbered(40)
+    batches = training_batches([faces, -faces - 1], labels, RECIPE, 7, 0)
+    signs = np.concatenate([np.sign(batch[:, 0, 0, 0] + 0.5) for batch, _ in batches.as_numpy_iterator()])
+    assert 0.3 < (signs > 0).mean() < 0.7
+
+
+def test_class_weights_give_expressions_the_same_say() -> None:
+    labels = np.array([0, 0, 0, 1])
+    weights = stage.class_weights(labels)
+    assert weights[0] * 3 == pytest.approx(weights[1])
+    assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
+    assert weights[6] == 0
+
+
+def fit(folder: Path, recipe: Candidate, max_minutes: float = 1.0) -> Checkpoint:
+    """Train a very small network on eight faces."""
+    faces, labels = numbered(8)
+    keras.config.set_dtype_policy("float32")
+    checkpoint = Checkpoint(folder / "tiny" / "epochs.npz", "fingerprint", [], max_minutes)
+    data = stage.Data([faces / 8], labels, faces / 8, labels)
+    stage.fit(networks.build("vgg_like", widths=[4]), data, recipe, 7, checkpoint)
+    return checkpoint
+
+
+def test_a_loss_that_is_no_number_ends_training_with_one_line(tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"optimizer": Optimizer(name="sgd", learning_rate=1e38)})
+    with pytest.raises(UserError, match=r"tiny: the loss is no longer a number in epoch 1; lower the learning rate"):
+        fit(tmp_path, recipe)
+    assert not (tmp_path / "tiny" / "epochs.npz").exists()
+
+
+def test_max_minutes_cuts_a_training_short_and_says_so(tmp_path: Path) -> None:
+    checkpoint = fit(tmp_path, RECIPE, max_minutes=1e-9)
+    assert checkpoint.epochs == 1
+    assert checkpoint.stopped == "max_minutes"
+    assert Checkpoint(checkpoint.path, "fingerprint", [], 1.0).epochs == 1
+    assert Checkpoint(checkpoint.path, "another", [], 1.0).epochs == 0
+
+
+def test_the_plain_model_is_float32_and_answers_the_same() -> None:
+    keras.config.set_dtype_policy("float32")
+    model = networks.build("residual", widths=[4, 8], blocks=[1, 1])
+    plain = stage.plain(model, model.get_weights())
+    assert not any(isinstance(layer, networks.FusedBatchNormalization) for layer in plain.layers)
+    faces = np.random.default_rng(0).random((3, 48, 48, 1), np.float32)
+    np.testing.assert_allclose(plain.predict(faces, verbose=0), model.predict(faces, verbose=0), atol=1e-6)
+
+
+def test_a_trunk_is_cut_where_asked_and_its_features_computed_once(tmp_path, capsys) -> None:
+    keras.config.set_dtype_policy("float32")
+    model = networks.build("modelo_02")
+    name = model.layers[6].name
+    trunk, head = stage.split_at(model, name)
+    faces, labels = numbered(5)
+    data = stage.Data([faces], labels, faces[:2], labels[:2])
+    once = stage.frozen(trunk, data, True, tmp_path)
+    again = stage.frozen(trunk, data, True, tmp_path)
+    assert capsys.readouterr().out.count("computing frozen features") == 3  # train, mirrored, val
+    np.testing.assert_array_equal(once.views[1], again.views[1])
+    whole = model.predict(faces, verbose=0)
+    np.testing.assert_allclose(head.predict(once.views[0], verbose=0), whole, atol=1e-5)
+    with pytest.raises(UserError, match="frozen_until names 'block9'; the network's layers are"):
+        stage.split_at(model, "block9")
+
+
+def test_wrong_optimizer_options_are_named() -> None:
+    recipe = RECIPE.model_copy(
+        update={"optimizer": Optimizer(name="sgd", learning_rate=0.1, options={"momentun": 0.9})}
+    )
+    with pytest.raises(UserError, match=r"options of the optimizer 'sgd': .*momentun"):
+        stage.make_optimizer(recipe, 10)
+
+
+def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adam() -> None:
+    keras.config.set_dtype_policy("float32")
+    kernel = keras.Variable(np.zeros((3, 3, 4, 8), np.float32))
+    bias = keras.Variable(np.zeros(8, np.float32))
+    optimizer = stage.ConvolutionMuon(0.1, weight_decay=None, adam_weight_decay=None, ns_steps=10)
+    gradient = np.random.default_rng(0).normal(size=(3, 3, 4, 8)).astype(np.float32)
+    optimizer.apply_gradients([(gradient, kernel), (np.ones(8, np.float32), bias)])
+    singular = np.linalg.svd(kernel.numpy().reshape(-1, 8), compute_uv=False)
+    assert singular.min() > 0.5 * singular.max()  # a gradient of noise has a ratio of 0.4; Newton-Schulz evens it
+    np.testing.assert_allclose(bias.numpy(), -0.1, rtol=1e-3)  # Adam's first step

@@ -1,0 +1,88 @@
+"""How the committed champion behaves: on the real test faces where they are at hand, and on what must not move it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, SHARED_FER2013
+
+from tasks import champion
+from tasks.expressions import EXPRESSIONS, SPLIT_OF_USAGE
+from tasks.faces import make_detector
+from tasks.images import normalise
+from tasks.label import label_image
+
+FOLDER = ROOT / "models/champion"
+
+
+@pytest.fixture(scope="module")
+def committed() -> champion.Champion:
+    return champion.load(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def private_test() -> tuple[np.ndarray, np.ndarray]:
+    """PrivateTest's faces as network input and their labels, straight from the packed data set."""
+    if not SHARED_FER2013.exists():
+        pytest.skip(f"the real FER2013 is not at hand ({SHARED_FER2013})")
+    unpack: dict[str, object] = {"__file__": str(SHARED_FER2013 / "unpack.py"), "__name__": "unpack"}
+    exec((SHARED_FER2013 / "unpack.py").read_text(), unpack)
+    with (SHARED_FER2013 / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    test = np.array([SPLIT_OF_USAGE[row["Usage"]] == "test" for row in rows])
+    labels = np.array([int(row["emotion"]) for row in rows])
+    return normalise(unpack["images"]()[test]), labels[test]  # type: ignore[operator]
+
+
+def test_the_champion_is_of_the_real_data_and_says_so(committed: champion.Champion) -> None:
+    assert committed.info["data"]["name"] == "fer2013"
+    assert committed.info["metrics"]["test"]["accuracy"] >= 0.62
+    assert json.loads((FOLDER / "champion.json").read_text())["version"] == committed.version
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 20e6
+
+
+def test_its_accuracy_is_the_one_it_claims(committed: champion.Champion, private_test) -> None:
+    faces, labels = private_test
+    answers = committed.predict(faces).argmax(axis=1)
+    claimed = committed.info["metrics"]["test"]["accuracy"]
+    assert (answers == labels).mean() == pytest.approx(claimed, abs=0.003)
+    for expression, recall in committed.info["recall"].items():
+        shown = labels == EXPRESSIONS.index(expression)
+        assert (answers[shown] == labels[shown]).mean() == pytest.approx(recall, abs=0.03)
+
+
+def test_it_is_calibrated(committed: champion.Champion, private_test) -> None:
+    faces, labels = private_test
+    probabilities = committed.predict(faces[::2])
+    sure = probabilities.max(axis=1) > 0.9
+    assert (probabilities.argmax(axis=1) == labels[::2])[sure].mean() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("change", "agreement"),
+    [
+        (lambda faces: faces[:, :, ::-1], 0.8),
+        (lambda faces: np.clip(faces * 0.8, 0, 1), 0.9),
+        (lambda faces: np.clip(faces * 1.2, 0, 1), 0.9),
+        (lambda faces: np.roll(faces, 1, axis=1), 0.85),
+    ],
+    ids=["mirrored", "darker", "brighter", "one pixel down"],
+)
+def test_what_leaves_an_expression_leaves_the_answer(committed, private_test, change, agreement: float) -> None:
+    faces = private_test[0][:600]
+    same = committed.predict(change(faces)).argmax(axis=1) == committed.predict(faces).argmax(axis=1)
+    assert same.mean() > agreement
+
+
+@pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
+def test_nothing_at_all_gets_no_confident_answer(committed: champion.Champion, grey: float) -> None:
+    assert committed.predict(np.full((1, 48, 48, 1), grey, np.float32)).max() < 0.6
+
+
+def test_a_smiling_astronaut_is_happy(committed: champion.Champion) -> None:
+    import skimage
+
+    photo = Path(skimage.__file__).parent / "data/astronaut.png"
+    assert label_image(photo, committed, make_detector("yunet")).labels == ["happy"]
