@@ -18,6 +18,8 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(VENV)/bin/python -c 'import cv2' || { echo "OpenCV needs the system's libGL and GLib, which desktops have;" \
+	  "on Debian or Ubuntu: apt-get install libgl1 libglib2.0-0"; exit 1; }
 	@touch $@
 
 demo: setup  ## the whole pipeline on a made set, in a scratch copy, then four photos labelled by the champion
