@@ -58,12 +58,12 @@ def draw_leaderboard(table: pd.DataFrame, path: Path) -> None:
         path: the PNG to write.
     """
     rows = table.iloc[::-1]
-    figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(rows) + 1.2))
     fine = rows["verdict"].isin(["champion", "passed"])
-    axes.barh(rows["candidate"], rows["val_accuracy"], color=np.where(fine, COLOURS["fear"], "#cccccc"), label="val")
-    axes.plot(rows["test_accuracy"], rows["candidate"], "D", color="black", markersize=4, label="test")
-    for place, accuracy in enumerate(rows["val_accuracy"].to_list()):
-        axes.text(accuracy + 0.01, place, f"{accuracy:.1%}", va="center", fontsize=9)
-    axes.set(xlim=(0, 1), xlabel="accuracy (grey: refused by the bars in params.yaml)")
-    axes.legend(loc="lower right")
+    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(rows) + 1.2))
+    bars = axes.barh(rows["candidate"], rows["val_accuracy"], color=np.where(fine, COLOURS["fear"], "#cccccc"))
+    axes.bar_label(
+        bars, labels=[f"{accuracy:.1%}" for accuracy in rows["val_accuracy"]], label_type="center", fontsize=9
+    )
+    axes.plot(rows["test_accuracy"], rows["candidate"], "D", color="black", markersize=4)
+    axes.set(xlim=(0, 1), xlabel="accuracy: bar on val, mark on test; grey is refused by the bars in params.yaml")
     _save(figure, path)
