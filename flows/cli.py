@@ -37,12 +37,14 @@ HELP = """Train facial-expression classifiers on FER2013 and label photographs w
 `ferflow demo` shows all of it on drawn faces in a few minutes, without FER2013.
 """
 ROWS_SHOWN = 20  # of the table of faces; the rest is in the csv
-LEADERBOARD_COLUMNS = {  # of the csv: heading and format
+LEADERBOARD_COLUMNS = {  # of the csv and of the timings: heading and format
     "candidate": ("candidate", "{}"),
     "val_accuracy": ("val", "{:.1%}"),
     "test_accuracy": ("test", "{:.1%}"),
     "test_macro_f1": ("test F1", "{:.1%}"),
     "parameters": ("parameters", "{:,.0f}"),
+    "ms_per_face": ("ms/face", "{:.1f}"),
+    "train_minutes": ("minutes", "{:.0f}"),
     "verdict": ("verdict", "{}"),
 }
 
@@ -162,11 +164,17 @@ def _plain(text: str) -> Text:
 
 @app.command()
 def leaderboard() -> None:
-    """Compare the candidates of the last run: accuracy on val (they are chosen by it) and test, size, verdict."""
-    _show_leaderboard(LEADERBOARD)
+    """Compare the candidates of the last run: accuracy on val (they are chosen by it) and test, size, times, verdict.
+
+    ms/face: in Keras, in batches. minutes: what the training took.
+    """
+    _show_leaderboard(Path())
 
 
-def _show_leaderboard(path: Path) -> None:
+def _show_leaderboard(workspace: Path) -> None:
+    from tasks.timings import read_timings
+
+    path = workspace / LEADERBOARD
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -176,12 +184,15 @@ def _show_leaderboard(path: Path) -> None:
     for heading, pattern in LEADERBOARD_COLUMNS.values():
         table.add_column(heading, justify="left" if pattern == "{}" else "right", no_wrap=heading == "candidate")
     for row in rows:
-        table.add_row(*(_formatted(row[name], pattern) for name, (_, pattern) in LEADERBOARD_COLUMNS.items()))
+        known = row | read_timings(row["candidate"], workspace)
+        table.add_row(*(_formatted(known.get(name), pattern) for name, (_, pattern) in LEADERBOARD_COLUMNS.items()))
     console.print(table)
 
 
-def _formatted(text: str, pattern: str) -> Text:
-    return Text(text if pattern == "{}" else pattern.format(float(text)))
+def _formatted(value: str | float | None, pattern: str) -> Text:
+    if value is None:
+        return Text("")
+    return Text(str(value) if pattern == "{}" else pattern.format(float(value)))
 
 
 @app.command()
@@ -207,7 +218,7 @@ def demo() -> None:
     print("2. dvc repro: data, three short trainings, measures, champion", flush=True)
     run([sys.executable, "-m", "dvc", "repro"], DEMO)
     print("\n3. Leaderboard, on drawn faces")
-    _show_leaderboard(DEMO / LEADERBOARD)
+    _show_leaderboard(DEMO)
     champion = CHAMPION
     if not champion.exists():
         champion = DEMO / CHAMPION

@@ -14,6 +14,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 from tasks.errors import UserError
@@ -93,6 +94,14 @@ class Candidate(Section):
     frozen_until: str | None = None  # layers up to this one keep their weights; their output is computed once
     augment: Augment = Augment()
 
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "Candidate":
+        if self.plateau and self.schedule != "constant":
+            raise ValueError("plateau changes a rate that `schedule` sets already; use one of them")
+        if self.frozen_until and self.augment != Augment(mirror=self.augment.mirror):
+            raise ValueError("frozen features are computed once, so `augment` can only mirror")
+        return self
+
 
 class Evaluate(Section):
     """How candidates are measured."""
@@ -165,6 +174,8 @@ def _describe(error: Any) -> str:
         return f"unknown key {place}{_nearest(str(error['loc'][-1]), _keys(error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{place} is missing"
+    if error["type"] == "value_error":
+        return f"{place}: {error['ctx']['error']}"
     expected = error["msg"].removeprefix("Input ").partition(" or instance of")[0]
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         expected = "should be a section of keys and values"

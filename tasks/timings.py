@@ -9,14 +9,10 @@ from tasks.paths import TIMINGS
 
 def record_timing(candidate: str, **figures: float) -> None:
     """Add figures, such as train_minutes=17.2, to the candidate's file; those of the same name are replaced."""
-    write_json(_path(candidate), read_timings(candidate) | figures)
+    write_json(TIMINGS / f"{candidate}.json", read_timings(candidate) | figures)
 
 
-def read_timings(candidate: str) -> dict[str, float]:
+def read_timings(candidate: str, workspace: Path = Path()) -> dict[str, float]:
     """What has been recorded of a candidate; empty if nothing was."""
-    path = _path(candidate)
+    path = workspace / TIMINGS / f"{candidate}.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def _path(candidate: str) -> Path:
-    return TIMINGS / f"{candidate}.json"

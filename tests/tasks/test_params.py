@@ -27,6 +27,12 @@ def test_the_committed_file_is_right() -> None:
         ("\nparse:", "\nprase:", "unknown key prase; did you mean 'parse'?"),
         ("mirror: true", "miror: true", ".augment.miror; did you mean 'mirror'?"),
         ("patience: 3", "patiense: 3", ".plateau.patiense; did you mean 'patience'?"),
+        (
+            "    plateau:",
+            "    schedule: cosine\n    plateau:",
+            "candidates.modelo_01: plateau changes a rate that `schedule` sets already; use one of them",
+        ),
+        ("augment: {mirror: true}", "augment: {zoom: 0.1}", "candidates.vgg16: frozen features are computed once"),
         ("seed: 7", "zzz: 7", "unknown key train.zzz; known: seed, max_minutes"),
         ("seed: 7", 'seed: "7"', "train.seed is '7'; it should be a valid integer"),
         ("seed: 7", "seed: -1", "train.seed is -1; it should be greater than or equal to 0"),
