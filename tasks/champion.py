@@ -5,6 +5,7 @@ where it comes from, checksums) and card.md (the same for people).
 """
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from tasks.calibration import calibrate
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
-from tasks.files import sha256
 from tasks.paths import CHAMPION
 from tasks.quiet import quiet
 
@@ -30,12 +30,12 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 class LiteRT:
-    """A .tflite file on LiteRT's CPU engine; float32 faces in, float32 probabilities out."""
+    """A .tflite file's content on LiteRT's CPU engine; float32 faces in, float32 probabilities out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, content: bytes) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+        self._interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
         self._count = 0  # faces the interpreter's buffers are laid out for
@@ -62,10 +62,10 @@ class Champion:
 
     def __init__(self, folder: Path) -> None:
         self.info: dict[str, Any] = _read_info(folder)
-        _check_files(folder, self.info["files"])
+        contents = _read_files(folder, self.info["files"])
         self.version = str(self.info["version"])
         self._temperature = float(self.info["calibration"]["temperature"])
-        self._network = LiteRT(folder / LITERT)
+        self._network = LiteRT(contents[LITERT])
 
     def predict(self, faces: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated probabilities, float32, shape (N, 7), of faces, float32, shape (N, 48, 48, 1), in [0, 1]."""
@@ -78,7 +78,11 @@ def load(folder: Path = CHAMPION) -> Champion:
     Raises:
         UserError: there is none, or a file of it is missing or not the one that was promoted.
     """
-    return Champion(folder)
+    try:
+        return Champion(folder)
+    except UserError:
+        # A new champion may have come between the reading of two files; then a second look finds a whole one.
+        return Champion(folder)
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
@@ -95,14 +99,17 @@ def _read_info(folder: Path) -> dict[str, Any]:
     return dict(info)
 
 
-def _check_files(folder: Path, checksums: dict[str, str]) -> None:
+def _read_files(folder: Path, checksums: dict[str, str]) -> dict[str, bytes]:
+    contents = {}
     for name, expected in checksums.items():
         path = folder / name
-        if not path.exists() or sha256(path) != expected:
-            state = "damaged" if path.exists() else "missing"
+        contents[name] = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
+            state = "damaged" if contents[name] else "missing"
             raise UserError(
                 f"{path} is {state} (its checksum is not champion.json's); restore it: git checkout {folder}"
             )
+    return contents
 
 
 def install(prepared: Path, folder: Path = CHAMPION) -> None:

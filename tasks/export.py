@@ -37,7 +37,7 @@ def export(trained: Path, folder: Path, faces: NDArray[np.float32], most: float)
         model.set_weights(weights)
     networks.save(model, folder / KERAS)
     _write_litert(model, folder / LITERT, half)
-    difference = float(np.abs(LiteRT(folder / LITERT).predict(faces) - exact).max())
+    difference = float(np.abs(LiteRT((folder / LITERT).read_bytes()).predict(faces) - exact).max())
     if not difference <= most:
         raise UserError(f"its Keras and LiteRT forms differ by {difference:.3g}, more than {most:.3g}")
     return "float16" if half else "float32"
