@@ -7,6 +7,7 @@ To add one: write its function here, list it in NETWORKS, and name it in an entr
 
 import inspect
 import json
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -298,13 +299,10 @@ def multiply_adds(model: keras.Model) -> int:
 
 def save(model: keras.Model, path: Path) -> None:
     """Write a .keras file whose bytes depend on the model alone; Keras puts the time of day into two places of its own."""
-    with replacing(path) as temporary:
-        original = temporary.with_suffix(".keras")
-        try:
-            model.save(original)
-            _without_dates(original, temporary)
-        finally:
-            original.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        original = Path(folder) / "model.keras"
+        model.save(original)
+        _without_dates(original, temporary)
 
 
 def _without_dates(source: Path, target: Path) -> None:
