@@ -10,6 +10,7 @@ finished epoch (models/unfinished/NAME/) and ends with the same bytes as an undi
 import hashlib
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,6 +117,7 @@ def class_weights(labels: NDArray[np.int64]) -> dict[int, float]:
 
 def train(name: str, recipe: Candidate, seed: int, max_minutes: float) -> None:
     """Fit the candidate and write its files; see the module's docstring."""
+    started = time.monotonic()
     data = Data([load_split("train")[0]], load_split("train")[1], *load_split("val"))
     fingerprint = _fingerprint(recipe, seed)
     keras.utils.set_random_seed(seed)
@@ -125,7 +127,9 @@ def train(name: str, recipe: Candidate, seed: int, max_minutes: float) -> None:
         trunk, trained = split_at(model, recipe.frozen_until)
         data = frozen(trunk, data, recipe.augment.mirror, UNFINISHED / name / fingerprint[:12])
     checkpoint = Checkpoint(UNFINISHED / name / "epochs.npz", fingerprint, make_callbacks(name, recipe), max_minutes)
-    if checkpoint.epochs:
+    if not checkpoint.epochs:
+        checkpoint.seconds = time.monotonic() - started  # what frozen features took
+    else:
         print(f"{name}: continuing after epoch {checkpoint.epochs} of {recipe.epochs}", flush=True)
     fit(trained, data, recipe, seed, checkpoint)
     trained.set_weights(checkpoint.best)
