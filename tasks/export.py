@@ -21,26 +21,25 @@ def export(trained: Path, folder: Path, faces: NDArray[np.float32], most: float)
     """Write the model of `trained` as model.keras and model.tflite into `folder`.
 
     Weights are rounded to half precision, which halves the files, unless that changes a probability of `faces`, float32,
-    (N, 48, 48, 1), by more than `most`.
+    (N, 48, 48, 1), by more than `most` in one of the two forms.
 
     Returns:
         The precision of the weights, "float16" or "float32".
 
     Raises:
-        UserError: the probabilities of the two forms differ by more than `most`.
+        UserError: probabilities differ by more than `most` in full precision, too.
     """
     model = keras.saving.load_model(trained, compile=False)
     exact, weights = _predict(model, faces), model.get_weights()
-    model.set_weights([each.astype(np.float16).astype(np.float32) for each in weights])
-    half = bool(np.abs(_predict(model, faces) - exact).max() <= most)  # false too if it is not a number
-    if not half:
-        model.set_weights(weights)
-    networks.save(model, folder / KERAS)
-    _write_litert(model, folder / LITERT, half)
-    difference = float(np.abs(LiteRT((folder / LITERT).read_bytes()).predict(faces) - exact).max())
-    if not difference <= most:
-        raise UserError(f"its Keras and LiteRT forms differ by {difference:.3g}, more than {most:.3g}")
-    return "float16" if half else "float32"
+    for precision in ("float16", "float32"):
+        model.set_weights([each.astype(precision).astype(np.float32) for each in weights])
+        networks.save(model, folder / KERAS)
+        _write_litert(model, folder / LITERT, precision == "float16")
+        forms = (_predict(model, faces), LiteRT((folder / LITERT).read_bytes()).predict(faces))
+        difference = max(float(np.abs(form - exact).max()) for form in forms)
+        if difference <= most:
+            return precision
+    raise UserError(f"its Keras and LiteRT forms differ by {difference:.2g} in a probability, more than {most:.2g}")
 
 
 def _predict(model: keras.Model, faces: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks import networks
+from tasks.backend import keras
+from tasks.champion import LiteRT
+from tasks.errors import UserError
+from tasks.export import export
+
+FACES = np.random.default_rng(0).random((20, 48, 48, 1), np.float32)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(0)
+    networks.save(networks.build("vgg_like", widths=[8, 16]), tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+def test_half_precision_where_it_holds_and_full_where_not(trained: Path, tmp_path: Path) -> None:
+    sizes, exact = {}, keras.saving.load_model(trained).predict(FACES, verbose=0)
+    for most, precision in ((0.02, "float16"), (1e-5, "float32")):
+        folder = tmp_path / precision
+        folder.mkdir()
+        assert export(trained, folder, FACES, most) == precision
+        for answers in (
+            keras.saving.load_model(folder / "model.keras").predict(FACES, verbose=0),
+            LiteRT((folder / "model.tflite").read_bytes()).predict(FACES),
+        ):
+            np.testing.assert_allclose(answers, exact, atol=most)
+        sizes[precision] = (folder / "model.tflite").stat().st_size
+    assert sizes["float16"] < 0.7 * sizes["float32"]
+
+
+def test_forms_that_never_agree_are_refused(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"forms differ by .* in a probability, more than"):
+        export(trained, tmp_path / "out", FACES, most=-1.0)
