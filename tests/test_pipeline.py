@@ -109,13 +109,14 @@ def test_the_champion_says_what_it_was_trained_on(built: list[Workspace]) -> Non
 
 
 def test_metrics_and_plots_are_for_every_candidate(built: list[Workspace]) -> None:
-    shown = json.loads(built[0].run("dvc", "metrics", "show", "--json").stdout)
-    files = shown[""]["data"]
+    metrics = json.loads(built[0].run("dvc", "metrics", "show", "--json").stdout)
+    files = metrics[""]["data"]
     for name in CANDIDATES:
         measures = files[f"models/candidates/{name}/evaluation/metrics.json"]["data"]
         assert measures["data"] == "made_faces"
         assert 0 <= measures["test"]["accuracy"] <= 1
-    built[0].run("dvc", "plots", "show", "--out", "plots")
+    shown = built[0].run("dvc", "plots", "show", "--out", "plots")
+    assert "WARNING" not in shown.stderr
     page = (built[0].folder / "plots/index.html").read_text()
     assert "confusion_test" in page
     shutil.rmtree(built[0].folder / "plots")
