@@ -41,7 +41,6 @@ LEADERBOARD_COLUMNS = {  # of the csv and of the timings: heading and format
     "candidate": ("candidate", "{}"),
     "val_accuracy": ("val", "{:.1%}"),
     "test_accuracy": ("test", "{:.1%}"),
-    "test_macro_f1": ("test F1", "{:.1%}"),
     "parameters": ("parameters", "{:,.0f}"),
     "ms_per_face": ("ms/face", "{:.1f}"),
     "train_minutes": ("minutes", "{:.0f}"),
