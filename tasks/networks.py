@@ -30,8 +30,8 @@ MAPS_RANK = 4  # of feature maps: (N, H, W, C)
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """BatchNormalization that trains with TensorFlow's fused kernel.
 
-    Keras 3 composes the layer of single operations, which takes most of a training step on a CPU; the fused kernel is
-    four to eight times faster and computes the same. Same variables as the plain layer: `train.plain` swaps it back.
+    Keras 3 composes the layer of single operations, which take a large part of a training step on a CPU; the fused kernel
+    computes the same faster (tests/benchmarks/train_speed.py). Same variables as the plain layer: `train.plain` swaps it back.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

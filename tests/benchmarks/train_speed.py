@@ -1,6 +1,6 @@
 """How fast a training step is, and what makes it so: images a second with each remedy switched off in turn.
 
-    python tests/benchmarks/train_speed.py [--network modelo_01] [--batch 64] [--images 1024]
+    python tests/benchmarks/train_speed.py [--network residual] [--batch 128] [--images 1024]
 
 Prints a table of images a second and their ratio to ferflow's own way (fused normalisation, bfloat16, augmentation on), all
 measured in this one run, each variant three times in turn; the median counts. Random faces: speed does not depend on them.
@@ -49,8 +49,8 @@ def build(network: str, fused: bool, policy: str) -> keras.Model:
 def main() -> None:
     """Measure and print."""
     cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cli.add_argument("--network", default="modelo_01", choices=networks.NETWORKS)
-    cli.add_argument("--batch", type=int, default=64)
+    cli.add_argument("--network", default="residual", choices=networks.NETWORKS)
+    cli.add_argument("--batch", type=int, default=128)
     cli.add_argument("--images", type=int, default=1024, help="per measurement")
     args = cli.parse_args()
     faces = np.random.default_rng(0).random((args.images, 48, 48, 1), np.float32)
