@@ -39,3 +39,11 @@ def test_forms_that_never_agree_are_refused(trained: Path, tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match=r"forms differ by .* in a probability, more than"):
         export(trained, tmp_path / "out", FACES, most=-1.0)
+
+
+def test_one_form_that_answers_no_number_is_refused(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    answers = np.full((len(FACES), 7), np.nan, np.float32)
+    monkeypatch.setattr(LiteRT, "predict", lambda self, faces: answers)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="forms differ by nan"):
+        export(trained, tmp_path / "out", FACES, most=0.02)
