@@ -2,23 +2,23 @@
 
 import csv
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from tasks.errors import UserError, explained
+from flows.summary import plain, show_run
+from tasks.errors import INTERRUPTED, UserError, explained
 from tasks.paths import CHAMPION, LEADERBOARD
 
 if TYPE_CHECKING:
-    from tasks.label import LabelledImage
+    from tasks.params import Label
+    from tasks.results import Outputs
 
 HELP = """Train facial-expression classifiers on FER2013 and label photographs with the best one.
 
@@ -36,7 +36,6 @@ HELP = """Train facial-expression classifiers on FER2013 and label photographs w
 
 `ferflow demo` shows all of it on drawn faces in a few minutes, without FER2013.
 """
-ROWS_SHOWN = 20  # of the table of faces; the rest is in the csv
 LEADERBOARD_COLUMNS = {  # of the csv and of the timings: heading and format
     "candidate": ("candidate", "{}"),
     "val_accuracy": ("val", "{:.1%}"),
@@ -91,7 +90,7 @@ def doctor() -> None:
     table = Table("", "", Column("found", overflow="fold"), Column("what to do", overflow="fold"), box=None)
     checks = list(examine())
     for check in checks:
-        table.add_row(check.name, marks[check.state], _plain(check.found), _plain(check.remedy))
+        table.add_row(check.name, marks[check.state], plain(check.found), plain(check.remedy))
     console.print(table)
     if any(check.bad for check in checks):
         raise typer.Exit(1)
@@ -99,66 +98,74 @@ def doctor() -> None:
 
 @app.command()
 def label(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Image files, and folders of them.")],
-    out: Annotated[Path, typer.Option(help="Folder for the tables and the annotated copies.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Folders, images, zips, lists of paths (.txt), 'patterns/**/*.jpg'."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for tables, report and pictures.")],
     detector: Annotated[
-        Literal["yunet", "haar"], typer.Option(help="yunet finds more and errs less; haar is the classic.")
-    ] = "yunet",
+        Literal["yunet", "haar"] | None, typer.Option(help="yunet finds more and errs less; haar is the classic.")
+    ] = None,
+    whole: Annotated[
+        bool | None, typer.Option("--whole/--detect", help="Each image is a face cut out already (48x48 always is).")
+    ] = None,
+    mirror: Annotated[
+        bool | None, typer.Option(help="Average over each face and its mirror image: steadier, slower.")
+    ] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Faces under it are marked for review.")
+    ] = None,
+    annotate: Annotated[bool | None, typer.Option(help="Copies of the photos with their faces marked.")] = None,
+    crops: Annotated[bool | None, typer.Option(help="The faces, 48x48, in a folder per expression.")] = None,
+    json_lines: Annotated[bool | None, typer.Option(help="labels.jsonl: a line of JSON an image.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; a result never depends on them.")] = None,
     champion: Annotated[Path, typer.Option(help="Folder of the model to label with.")] = CHAMPION,
 ) -> None:
     """Find the faces in photos and name their expressions.
 
-    Writes faces.csv (a row per face: box, label, confidence, seven probabilities), images.csv (a row per image: ok, no_face
-    or unreadable) and annotated/. One broken file never ends the run.
+    Writes report.html to look at, faces.csv (a row a face: box, expression, confidence, seven probabilities), images.csv (a row
+    an image: ok, no_face, or why it could not be read), both also as Parquet, and run.json.
 
-    Example: `ferflow label ~/Pictures holiday.jpg --out labels`
+    A second run on the same output does only what is new or changed. Interrupt it when you like: the same command goes on.
+    Options left out are those of params.yaml (section label); pictures once asked for are kept up to date.
+
+    Examples: `ferflow label ~/Pictures --out labels`, `ferflow label party.zip --out party --annotate --crops`
     """
-    _label(sources, out, detector, champion)
+    from tasks.params import load_label
+    from tasks.results import Outputs
+
+    given = {"detector": detector, "whole": whole, "mirror": mirror, "min_confidence": min_confidence}
+    options = load_label({name: value for name, value in given.items() if value is not None})
+    show_run(_label(sources, out, options, champion, Outputs(annotate, crops, json_lines), workers), out)
 
 
-def _label(sources: list[Path], out: Path, detector_name: str, champion_folder: Path) -> None:
-    from tasks.champion import load
-    from tasks.faces import make_detector
-    from tasks.label import find_images, label_images, write_labels
+def _label(
+    sources: list[str], out: Path, options: "Label", champion: Path, outputs: "Outputs", workers: int | None = None
+) -> dict[str, Any]:
+    """Label with a progress bar; when interrupted, write what is known by then. Returns the content of run.json."""
+    from tasks.folder import Job
+    from tasks.quiet import quiet
+    from tasks.threads import cores
 
-    paths = find_images(sources, out)
-    champion, detector = load(champion_folder), make_detector(detector_name)
-    started = time.monotonic()
-    written = write_labels(label_images(paths, champion, detector), champion, detector, out)
-    silent = not console.is_terminal
-    results = [each._replace(image=None) for each in track(written, "Labelling", len(paths), disable=silent)]
-    _show_labels(results, time.monotonic() - started)
-    data, accuracy = champion.info["data"]["name"], champion.info["metrics"]["test"]["accuracy"]
-    print(f"Champion: {champion.version}, trained on {data}, {accuracy:.1%} right on its test faces.")
-    print(f"Tables: {out / 'faces.csv'}, {out / 'images.csv'}. Pictures: {out / 'annotated'}/")
-
-
-def _show_labels(results: "list[LabelledImage]", seconds: float) -> None:
-    """Print the first faces, and how many images and expressions there were."""
-    table = Table("image", "face", "expression", "confidence", box=None)
-    rows = [
-        (result.path.name, str(number), expression, f"{shares.max():.0%}")
-        for result in results
-        for number, (expression, shares) in enumerate(zip(result.labels, result.probabilities, strict=True), 1)
-    ]
-    for row in rows[:ROWS_SHOWN]:
-        table.add_row(*map(_plain, row))
-    if rows:
-        console.print(table)
-    if len(rows) > ROWS_SHOWN:
-        print(f"... and {len(rows) - ROWS_SHOWN:,} faces more")
-    statuses = _counts(result.status for result in results)
-    print(f"{len(results):,} images in {seconds:.1f} s ({statuses}), {len(rows):,} faces", end="")
-    print(f": {_counts(row[2] for row in rows)}" if rows else "")
+    with closing(Job(sources, out, options, champion, outputs)) as job, quiet(), _progress() as progress:
+        bar = progress.add_task("Labelling", total=job.pending, faces=0)
+        faces = 0
+        try:
+            for result in job.label(workers or cores()):
+                faces += len(result.faces)
+                progress.update(bar, advance=1, faces=faces)
+        except KeyboardInterrupt:
+            job.finish()
+            raise
+        bar = progress.add_task("Writing", total=job.total, faces=faces)
+        return job.finish(lambda: progress.advance(bar))
 
 
-def _counts(words: Iterable[str]) -> str:
-    return ", ".join(f"{count:,} {word}" for word, count in Counter(words).most_common())
-
-
-def _plain(text: str) -> Text:
-    """Text from outside as rich shows it: brackets are no markup, bytes that are not UTF-8 become question marks."""
-    return Text(text.encode("utf-8", "replace").decode())
+def _progress() -> Progress:
+    """A bar with counts and the time left; nothing where the output is no terminal."""
+    counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f} images, {task.fields[faces]:,} faces")
+    columns = TextColumn("{task.description:9}"), BarColumn(), counts, TimeRemainingColumn()
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 @app.command()
@@ -209,8 +216,8 @@ def made(
 
 @app.command()
 def demo() -> None:
-    """Run the whole pipeline on drawn faces in ./demo, then label four photos; the workspace stays as it is."""
-    from flows.demo import DEMO, copy_photos, make_workspace, run
+    """Run the whole pipeline on drawn faces in ./demo, then label drawn faces and photos; the workspace stays as it is."""
+    from flows.demo import DEMO, copy_photos, draw_faces, make_workspace, run
 
     print(f"1. A scratch copy of the pipeline and a made set in {DEMO}/", flush=True)
     make_workspace(DEMO)
@@ -218,22 +225,34 @@ def demo() -> None:
     run([sys.executable, "-m", "dvc", "repro"], DEMO)
     print("\n3. Leaderboard, on drawn faces")
     _show_leaderboard(DEMO)
-    champion = CHAMPION
-    if not champion.exists():
-        champion = DEMO / CHAMPION
-        print(
-            f"\nThere is no {CHAMPION} yet: the demonstration's own labels the photos, and it knows drawn faces only."
-        )
-    print("\n4. Photos that installed packages carry")
+    print("\n4. Drawn faces that no training saw, labelled by the champion that was just trained")
+    draw_faces(DEMO / "drawn")
+    _label_demo(DEMO / "drawn", DEMO / "drawn-labels", DEMO / CHAMPION)
+    print("\n5. Photos that installed packages carry, labelled by the champion of this repository")
     copy_photos(DEMO / "photos")
-    _label([DEMO / "photos"], DEMO / "labels", "yunet", champion)
-    print(f"\nLook at {DEMO / 'labels' / 'annotated'}/ and {DEMO / LEADERBOARD.with_suffix('.png')}.")
+    if CHAMPION.exists():
+        _label_demo(DEMO / "photos", DEMO / "photo-labels", CHAMPION)
+    else:
+        print(f"There is no {CHAMPION} yet: the demonstration's own labels them, and it knows drawn faces only.")
+        _label_demo(DEMO / "photos", DEMO / "photo-labels", DEMO / CHAMPION)
+
+
+def _label_demo(photos: Path, out: Path, champion: Path) -> None:
+    from tasks.params import Label
+    from tasks.results import AS_BEFORE
+
+    show_run(_label([str(photos)], out, Label(), champion, AS_BEFORE), out)
 
 
 @explained
 def main() -> None:
     """The program `ferflow`: a user's mistake ends it with one line and exit code 1."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer ends so without a word
+            raise KeyboardInterrupt from end
+        raise
 
 
 if __name__ == "__main__":

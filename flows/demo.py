@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from tasks.errors import UserError
-from tasks.synthetic import write_made_csv
+from tasks.expressions import EXPRESSIONS
+from tasks.synthetic import draw_face, write_made_csv
 
 DEMO = Path("demo")
 PIPELINE = (
@@ -23,6 +24,7 @@ PIPELINE = (
     ".gitignore",
 )  # what a run needs of the workspace
 ROWS, SEED = 2000, 7
+DRAWN = 140  # faces labelled at the end
 # Candidates and what of their recipes changes, so that each learns the made set within a minute. The batches are small
 # because there are few faces: the moving averages of batch normalisation need a thousand steps or so to settle.
 SHORTENED: dict[str, dict[str, Any]] = {
@@ -92,6 +94,18 @@ def run(command: list[str], folder: Path) -> None:
         raise UserError(
             f"`{' '.join(map(os.path.basename, command))}` failed in {folder}/ (exit code {code}), see above"
         )
+
+
+def draw_faces(folder: Path) -> None:
+    """Write drawn faces that no training saw, as images named after what they should show."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(SEED + 1)
+    for number in range(DRAWN):
+        expression = EXPRESSIONS[number % len(EXPRESSIONS)]
+        Image.fromarray(draw_face(expression, random)).save(folder / f"{number + 1:03}-{expression}.png")
 
 
 def copy_photos(folder: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,17 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 class LiteRT:
-    """A .tflite file's content on LiteRT's CPU engine; float32 faces in, float32 probabilities out."""
+    """A .tflite file's content on LiteRT's CPU engine; float32 faces in, float32 probabilities out.
 
-    def __init__(self, content: bytes) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+    Args:
+        content: of the file.
+        threads: that work on one batch. A program with threads of its own gives 1: each of them gets its own interpreter.
+    """
 
-        self._interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
-        self._count = 0  # faces the interpreter's buffers are laid out for
+    def __init__(self, content: bytes, threads: int | None = None) -> None:
+        self._content = content
+        self._threads = threads or os.cpu_count()
+        self._local = threading.local()
 
     def predict(self, faces: NDArray[np.float32]) -> NDArray[np.float32]:
         """Answer float32, shape (N, 7), for faces, float32, shape (N, 48, 48, 1), in [0, 1]; N may be 0."""
@@ -46,43 +49,54 @@ class LiteRT:
         return np.concatenate(parts) if parts else np.empty((0, len(EXPRESSIONS)), np.float32)
 
     def _run(self, faces: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._count != len(faces):
-            self._interpreter.resize_tensor_input(self._input, faces.shape)
-            with quiet():  # it announces its delegate
-                self._interpreter.allocate_tensors()
-            self._count = len(faces)
-        self._interpreter.set_tensor(self._input, np.ascontiguousarray(faces, np.float32))
-        self._interpreter.invoke()
-        answers: NDArray[np.float32] = self._interpreter.get_tensor(self._output)
+        interpreter = self._laid_out_for(faces.shape)
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.ascontiguousarray(faces, np.float32))
+        interpreter.invoke()
+        answers: NDArray[np.float32] = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
         return answers
+
+    def _laid_out_for(self, shape: tuple[int, ...]) -> Any:
+        """This thread's interpreter, with buffers for a batch of that shape."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        if not hasattr(self._local, "interpreter"):
+            self._local.interpreter = Interpreter(model_content=self._content, num_threads=self._threads)
+            self._local.shape = None
+        interpreter = self._local.interpreter
+        if self._local.shape != shape:
+            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], shape)
+            with quiet():  # it announces its delegate
+                interpreter.allocate_tensors()
+            self._local.shape = shape
+        return interpreter
 
 
 class Champion:
     """A loaded champion: what it is (`info`, `version`), and its calibrated answers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
         self.info: dict[str, Any] = _read_info(folder)
         contents = _read_files(folder, self.info["files"])
         self.version = str(self.info["version"])
         self._temperature = float(self.info["calibration"]["temperature"])
-        self._network = LiteRT(contents[LITERT])
+        self._network = LiteRT(contents[LITERT], threads)
 
     def predict(self, faces: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated probabilities, float32, shape (N, 7), of faces, float32, shape (N, 48, 48, 1), in [0, 1]."""
         return calibrate(self._network.predict(faces), self._temperature)
 
 
-def load(folder: Path = CHAMPION) -> Champion:
-    """Load the champion in `folder`, without TensorFlow.
+def load(folder: Path = CHAMPION, threads: int | None = None) -> Champion:
+    """Load the champion in `folder`, without TensorFlow, to run with that many threads (LiteRT says more).
 
     Raises:
         UserError: there is none, or a file of it is missing or not the one that was promoted.
     """
     try:
-        return Champion(folder)
+        return Champion(folder, threads)
     except UserError:
         # A new champion may have come between the reading of two files; then a second look finds a whole one.
-        return Champion(folder)
+        return Champion(folder, threads)
 
 
 def _read_info(folder: Path) -> dict[str, Any]:

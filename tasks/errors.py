@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 P = ParamSpec("P")
+INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
 
 
 class UserError(Exception):
@@ -25,9 +26,9 @@ def explained(main: Callable[P, None]) -> Callable[P, None]:
             sys.exit(f"ferflow: {error}")
         except KeyboardInterrupt:
             print("ferflow: interrupted; the same command continues where it stopped", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(INTERRUPTED)
         except OSError as error:
-            line = _explain(error)
+            line = explain(error)
             if line is None:
                 raise
             sys.exit(f"ferflow: {line}")
@@ -35,7 +36,7 @@ def explained(main: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
-def _explain(error: OSError) -> str | None:
+def explain(error: OSError) -> str | None:
     """One line for the failures of disks and permissions; None for what only a developer can explain."""
     where = error.filename or "a file"
     match error.errno:

@@ -30,7 +30,7 @@ class FaceBox(NamedTuple):
     y: float
     width: float
     height: float
-    score: float  # YuNet: 0 to 1. Haar: the margin of its last stage, may be negative
+    score: float | None  # YuNet: 0 to 1. Haar: the margin of its last stage, may be negative. None: not detected
 
 
 class Framing(NamedTuple):
@@ -149,12 +149,12 @@ def haar(scale_factor: float = 1.1, min_neighbors: int = 3, min_size: int = 20) 
 DETECTORS: dict[str, Callable[..., Detector]] = {"yunet": yunet, "haar": haar}
 
 
-def make_detector(name: str = "yunet", **options: Any) -> Detector:
-    """The detector called `name`, with its function's options.
+def make_detector(name: str = "yunet", long_side: int = LONG_SIDE, **options: Any) -> Detector:
+    """The detector called `name`, with its function's options, for pictures of up to `long_side` px.
 
     Raises:
         UserError: there is no such detector, or its model file is missing.
     """
     if name not in DETECTORS:
         raise UserError(f"no detector '{name}'; there are {' and '.join(DETECTORS)}")
-    return DETECTORS[name](**options)
+    return DETECTORS[name](**options)._replace(long_side=long_side)

@@ -2,7 +2,6 @@
 
 import io
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,24 +22,6 @@ def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         float32, shape (N, H, W, 1), in [0, 1].
     """
     return np.divide(pixels[..., np.newaxis], np.float32(255), dtype=np.float32)
-
-
-def decode_grey(content: bytes, most_pixels: int) -> NDArray[np.uint8] | None:
-    """Decode the bytes of a JPEG or PNG file to grey, uint8, shape (H, W), turned upright as its EXIF says.
-
-    Returns None if it is neither, is damaged or cut short, or has more than `most_pixels`: that is read in the file's header
-    before anything is decoded, so that a small file cannot ask for a huge picture.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
-        if image.width * image.height > most_pixels:
-            return None
-        return np.asarray(ImageOps.exif_transpose(image).convert("L"))
-    except Exception:  # Pillow's readers raise whatever a broken byte leads to: OSError, SyntaxError, struct.error, ...
-        return None
 
 
 def write_sheet(path: Path, rows: Mapping[str, NDArray[np.uint8]]) -> None:
@@ -64,35 +45,37 @@ def write_sheet(path: Path, rows: Mapping[str, NDArray[np.uint8]]) -> None:
         temporary.write_bytes(png.getvalue())
 
 
-def decode_colour(content: bytes) -> NDArray[np.uint8] | None:
-    """Decode an image file's bytes to BGR, uint8, shape (H, W, 3), turned upright as its EXIF says; None if unreadable."""
+def encode(image: NDArray[np.uint8], ending: str, quality: int = 90) -> bytes:
+    """An image file's bytes, of a grey or BGR image; `ending` is .jpg, of that quality, or .png."""
     import cv2
 
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    except cv2.error:  # of its own limits, such as 2**30 pixels
-        return None
-    return None if image is None else image.astype(np.uint8, copy=False)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1] if ending == ".jpg" else []
+    _, encoded = cv2.imencode(ending, image, options)
+    return encoded.tobytes()
 
 
-def crop_face(image: NDArray[np.uint8], left: float, top: float, side: float) -> NDArray[np.uint8]:
-    """Cut a square out of an image and scale it to network size.
+def crop_square(image: NDArray[np.uint8], left: float, top: float, side: float) -> NDArray[np.uint8]:
+    """Cut a square out of an image.
 
     Args:
-        image: grey, uint8, shape (H, W).
+        image: uint8, shape (H, W) or (H, W, 3).
         left: px, of the square's edge; it may reach beyond the image, whose edge pixels are repeated there.
         top: px, likewise.
         side: px.
 
     Returns:
-        uint8, shape (48, 48).
+        uint8, shape (S, S) or (S, S, 3).
     """
-    import cv2
-
     length = max(1, round(side))
     rows = np.clip(np.arange(round(top), round(top) + length), 0, image.shape[0] - 1)
     columns = np.clip(np.arange(round(left), round(left) + length), 0, image.shape[1] - 1)
-    square = image[np.ix_(rows, columns)]
+    return image[np.ix_(rows, columns)]
+
+
+def scale_square(square: NDArray[np.uint8], side: int = FACE_SIZE) -> NDArray[np.uint8]:
+    """Scale a square, uint8, (S, S) or (S, S, 3), to `side` px."""
+    import cv2
+
     # Averaging over areas keeps a large face from aliasing; enlarging, it would leave blocks.
-    method = cv2.INTER_AREA if length > FACE_SIZE else cv2.INTER_CUBIC
-    return cv2.resize(square, (FACE_SIZE, FACE_SIZE), interpolation=method).astype(np.uint8, copy=False)
+    method = cv2.INTER_AREA if len(square) > side else cv2.INTER_CUBIC
+    return cv2.resize(square, (side, side), interpolation=method).astype(np.uint8, copy=False)

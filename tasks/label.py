@@ -1,201 +1,246 @@
-"""From photos to tables: find the faces in each image, name their expressions. Needs no TensorFlow.
+"""The engine of labelling: image files in, faces with their expressions out. Needs no TensorFlow, writes nothing.
 
-`write_labels` fills an output folder: faces.csv (one row a face), images.csv (one row an image, with its status), and
-annotated/ (a copy of each image with its faces marked). A file that cannot be read is a row, never the end of the run.
+Threads read, decode and look for faces, image by image; the faces of many images are classified together. The order is that of
+the files, and no result depends on the number of threads or on what else is labelled. A file that cannot be read is a
+result like any other, never the end of the run.
 """
 
-import csv
+import errno
+import hashlib
+import json
+import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.champion import Champion, load
 from tasks.errors import UserError
-from tasks.expressions import COLOURS, EXPRESSIONS, FACE_SIZE
-from tasks.faces import Detector, FaceBox
-from tasks.files import replacing
-from tasks.images import crop_face, decode_colour, normalise
+from tasks.expressions import EXPRESSIONS, FACE_SIZE
+from tasks.faces import Detector, FaceBox, make_detector
+from tasks.files import sha256
+from tasks.images import crop_square, encode, normalise, scale_square
+from tasks.params import Label
+from tasks.paths import CHAMPION
+from tasks.photos import RefusedError, decode, read_header
+from tasks.sources import ImageFile
+from tasks.threads import in_order
 
-ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
-ANNOTATED = "annotated"
-FACE_COLUMNS = ("path", "face", "x", "y", "width", "height", "score", "label", "confidence", *EXPRESSIONS)
-IMAGE_COLUMNS = ("path", "status", "reason", "width", "height", "faces")
-
-
-class Classifier(Protocol):
-    """What labelling needs of a champion; see tasks/champion.py."""
-
-    version: str
-    info: dict[str, Any]
-
-    def predict(self, faces: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Calibrated probabilities, (N, 7), of faces, (N, 48, 48, 1), in [0, 1]."""
-        ...
+BATCH = 16  # faces that are classified together; larger batches are no faster
+THUMBNAIL = 64  # px
+THUMBNAIL_QUALITY = 80
+ENGINE = [  # checksums of the code that results depend on, as it was when it was imported
+    sha256(Path(__file__).with_name(name)) for name in ("faces.py", "images.py", "label.py", "photos.py")
+]
 
 
-class LabelledImage(NamedTuple):
-    """An image and what was found in it."""
+class Settings(NamedTuple):
+    """All that decides what a file's result is. Plain values: it travels to other processes."""
 
-    path: Path
-    status: str  # ok, no_face, unreadable
-    reason: str = ""  # why it is unreadable
-    image: NDArray[np.uint8] | None = None  # BGR, (H, W, 3); None if unreadable
-    boxes: tuple[FaceBox, ...] = ()
-    probabilities: NDArray[np.float32] = np.empty((0, len(EXPRESSIONS)), np.float32)  # (faces, 7)
+    champion: str  # folder
+    network: str  # checksum and temperature of its network
+    detector: str
+    detector_options: tuple[tuple[str, Any], ...]
+    whole: bool  # images are faces cut out already
+    mirror: bool  # average over mirror images
+    max_megapixels: float
 
     @property
-    def labels(self) -> list[str]:
-        """The most probable expression of each face."""
-        return [EXPRESSIONS[i] for i in self.probabilities.argmax(axis=1)]
+    def key(self) -> str:
+        """Changes whenever results could: with the network, the detector, an option, or the engine's code."""
+        return hashlib.sha256(json.dumps([*self[1:], *ENGINE]).encode()).hexdigest()
 
 
-def find_images(sources: Iterable[Path], out: Path | None = None) -> list[Path]:
-    """Image files in `sources`, sorted within each: files as they are, folders with all below them, by file ending.
+class Face(NamedTuple):
+    """A face and its expression."""
 
-    Each file is listed once, and none from the output folder `out`, which may lie inside a source.
+    box: FaceBox  # rounded to px, of the upright original
+    probabilities: tuple[float, ...]  # in EXPRESSIONS' order, rounded to 4 places
+    crop: bytes  # PNG, grey, 48x48: what the network saw
+    thumbnail: bytes  # JPEG, in colour, THUMBNAIL px: for people
+
+    @property
+    def label(self) -> str:
+        """The most probable expression."""
+        return EXPRESSIONS[self.probabilities.index(self.confidence)]
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the most probable expression."""
+        return max(self.probabilities)
+
+
+class Labelled(NamedTuple):
+    """What is known of an image."""
+
+    file: ImageFile
+    status: str  # ok, no_face, unreadable, too_large, unsupported
+    reason: str = ""  # why there is no result
+    format: str = ""  # JPEG, PNG, ...
+    width: int | None = None  # px, upright
+    height: int | None = None
+    milliseconds: float = 0.0  # to read, decode and find faces
+    faces: tuple[Face, ...] = ()
+    failure: int | None = None  # errno of disk or network; then the next run tries again
+
+
+class _Found(NamedTuple):
+    """An image whose faces have no probabilities yet, and the faces as the network sees them, uint8, (faces, 48, 48)."""
+
+    result: Labelled
+    crops: NDArray[np.uint8]
+
+
+NO_CROPS: NDArray[np.uint8] = np.empty((0, FACE_SIZE, FACE_SIZE), np.uint8)
+
+
+def make_settings(options: Label | None = None, champion: Path = CHAMPION) -> Settings:
+    """Settings from the section `label` of params.yaml and a champion, which is loaded and checked.
 
     Raises:
-        UserError: a source does not exist, or there is no image in any.
+        UserError: no champion, a damaged one, or no detector.
     """
-    found: dict[Path, Path] = {}
-    for source in sources:
-        if source.is_dir():
-            below = (path for path in source.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
-            files = sorted(path for path in below if out is None or out.resolve() not in path.resolve().parents)
-        elif source.exists():
-            files = [source]
-        else:
-            raise UserError(f"no file or folder {source}")
-        for path in files:
-            found.setdefault(path.resolve(), path)
-    if not found:
-        raise UserError(f"no image ({' '.join(sorted(ENDINGS))}) in {', '.join(map(str, sources))}")
-    return list(found.values())
+    options = options or Label()
+    make_detector(options.detector)
+    return Settings(
+        str(champion),
+        _network(load(champion)),
+        options.detector,
+        tuple(sorted(options.detector_options().items())),
+        options.whole,
+        options.mirror,
+        options.max_megapixels,
+    )
 
 
-def label_images(paths: Iterable[Path], champion: Classifier, detector: Detector) -> Iterator[LabelledImage]:
-    """Label images one after the other, in the order given."""
-    for path in paths:
-        yield label_image(path, champion, detector)
+def _network(champion: Champion) -> str:
+    return f"{champion.info['files']['model.tflite']} / {champion.info['calibration']['temperature']}"
 
 
-def label_image(path: Path, champion: Classifier, detector: Detector) -> LabelledImage:
-    """Find the faces of one image and classify them; a file that cannot be read has the status 'unreadable'."""
-    import cv2
+@lru_cache(maxsize=1)
+def _champion(folder: str, network: str) -> Champion:
+    """The champion of the settings, loaded once."""
+    champion = load(Path(folder), threads=1)  # the threads are ours
+    if _network(champion) != network:
+        raise UserError(f"{folder} changed meanwhile; the same command labels again with {champion.version}")
+    return champion
 
+
+def label_images(files: Iterable[ImageFile], settings: Settings, workers: int) -> Iterator[Labelled]:
+    """Label files with `workers` threads, in the order given; lazily, and holding few images at a time.
+
+    Raises:
+        UserError: the champion is not the one of the settings.
+    """
+    champion = _champion(settings.champion, settings.network)
+    found = in_order(partial(find_faces, settings=settings), files, workers)
+    classify = partial(_classify, champion=champion, mirror=settings.mirror)
+    for results in in_order(classify, _batches(found), workers, ahead=1):
+        yield from results
+
+
+def _batches(found: Iterable[_Found]) -> Iterator[list[_Found]]:
+    """Several images each, together BATCH faces or a few more; or BATCH images, if there are no faces."""
+    batch: list[_Found] = []
+    faces = 0
+    for each in found:
+        batch.append(each)
+        faces += len(each.crops)
+        if max(len(batch), faces) >= BATCH:
+            yield batch
+            batch, faces = [], 0
+    if batch:
+        yield batch
+
+
+def find_faces(file: ImageFile, settings: Settings) -> _Found:
+    """Read an image and find its faces; whatever is wrong with it is in the result."""
+    started = time.perf_counter()
     try:
-        content = path.read_bytes()
+        found = _find_faces(file, settings)
+    except RefusedError as error:
+        found = _Found(Labelled(file, error.status, error.reason), NO_CROPS)
     except OSError as error:
-        return LabelledImage(path, "unreadable", error.strerror or type(error).__name__)
-    image = decode_colour(content)
-    if image is None:
-        return LabelledImage(path, "unreadable", "not an image, or a damaged one" if content else "an empty file")
-    boxes = tuple(detector.detect(image))
+        reason = (error.strerror or type(error).__name__).lower()
+        found = _Found(Labelled(file, "unreadable", reason, failure=error.errno or errno.EIO), NO_CROPS)
+    milliseconds = round((time.perf_counter() - started) * 1000, 1)
+    return found._replace(result=found.result._replace(milliseconds=milliseconds))
+
+
+def _find_faces(file: ImageFile, settings: Settings) -> _Found:
+    content = file.read()
+    header = read_header(content, settings.max_megapixels * 1e6)
+    known = Labelled(file, "ok", "", header.format, header.width, header.height)
+    if settings.whole or (header.width, header.height) == (FACE_SIZE, FACE_SIZE):
+        image = decode(content, header, FACE_SIZE)
+        boxes = [_largest_square(image.shape[1], image.shape[0])]
+        squares = [boxes[0][:3]]
+    else:
+        detector = thread_detector(settings.detector, settings.detector_options)
+        image = decode(content, header, detector.long_side)
+        boxes = detector.detect(image)
+        squares = [detector.framing.square(box) for box in boxes]
     if not boxes:
-        return LabelledImage(path, "no_face", "", image)
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False)
-    crops = np.stack([crop_face(grey, *detector.framing.square(box)) for box in boxes])
-    return LabelledImage(path, "ok", "", image, boxes, champion.predict(normalise(crops)))
+        return _Found(known._replace(status="no_face"), NO_CROPS)
+    scale = header.width / image.shape[1]
+    smallest = min(side for _, _, side in squares)
+    if scale > 1 and smallest < FACE_SIZE:  # the network can use more than was decoded to find the faces
+        larger = decode(content, header, max(image.shape) * FACE_SIZE / smallest)
+        zoom = larger.shape[1] / image.shape[1]
+        image, squares = larger, [(left * zoom, top * zoom, side * zoom) for left, top, side in squares]
+    cut = [crop_square(image, *square) for square in squares]
+    crops = np.stack([_network_input(square) for square in cut])
+    faces = tuple(
+        Face(_rounded(box, scale), (), encode(crop, ".png"), _thumbnail(square))
+        for box, crop, square in zip(boxes, crops, cut, strict=True)
+    )
+    return _Found(known._replace(faces=faces), crops)
 
 
-def write_labels(
-    results: Iterable[LabelledImage], champion: Classifier, detector: Detector, out: Path
-) -> Iterator[LabelledImage]:
-    """Write each result as it passes by, and hand it on; the two tables appear when the last one has passed.
-
-    Every face's row says which champion labelled it, on which data that was trained, and which detector found the face.
-    """
-    origin = (champion.version, champion.info["data"]["name"], detector.name)
-    names = _Names()
-    with (
-        _table(out / "faces.csv", (*FACE_COLUMNS, "champion", "trained_on", "detector")) as faces,
-        _table(out / "images.csv", (*IMAGE_COLUMNS, "annotated")) as images,
-    ):
-        for result in results:
-            picture = ""
-            if result.image is not None:
-                picture = f"{ANNOTATED}/{names.unused(result.path)}"
-                write_annotated(result, out / picture)
-            faces.writerows((*row, *origin) for row in face_rows(result))
-            images.writerow((*image_row(result), picture))
-            yield result
+_local = threading.local()
 
 
-@contextmanager
-def _table(path: Path, columns: Iterable[str]) -> Iterator[Any]:
-    """A csv writer whose file appears, whole, at the end; names of files may hold bytes that are not UTF-8."""
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        yield writer
+def thread_detector(name: str, options: tuple[tuple[str, Any], ...]) -> Detector:
+    """This thread's detector: OpenCV's hold a state and cannot be shared."""
+    if getattr(_local, "made_for", None) != (name, options):
+        _local.detector = make_detector(name, **dict(options))
+        _local.made_for = (name, options)
+    detector: Detector = _local.detector
+    return detector
 
 
-def face_rows(result: LabelledImage) -> list[tuple[Any, ...]]:
-    """One row of FACE_COLUMNS per face: box in pixels, probabilities in EXPRESSIONS' order."""
-    rows = []
-    for number, (box, label, shares) in enumerate(
-        zip(result.boxes, result.labels, result.probabilities, strict=True), 1
-    ):
-        place = [round(value) for value in box[:4]]
-        probabilities = [f"{share:.4f}" for share in shares]
-        rows.append((result.path, number, *place, f"{box.score:.3f}", label, max(probabilities), *probabilities))
-    return rows
+def _largest_square(width: int, height: int) -> FaceBox:
+    side = min(width, height)
+    return FaceBox((width - side) / 2, (height - side) / 2, side, side, None)
 
 
-def image_row(result: LabelledImage) -> tuple[Any, ...]:
-    """The row of IMAGE_COLUMNS; the size is empty if the image is unreadable."""
-    height, width = ("", "") if result.image is None else result.image.shape[:2]
-    return result.path, result.status, result.reason, width, height, len(result.boxes)
+def _rounded(box: FaceBox, scale: float) -> FaceBox:
+    left, top, width, height = (round(value * scale) for value in box[:4])
+    return FaceBox(left, top, width, height, None if box.score is None else round(box.score, 3))
 
 
-class _Names:
-    """File names for annotated copies: the original's, numbered where two folders hold the same one."""
-
-    def __init__(self) -> None:
-        self._used: set[str] = set()
-
-    def unused(self, path: Path) -> str:
-        ending = path.suffix if path.suffix.lower() in ENDINGS else f"{path.suffix}.jpg"
-        name, number = path.stem + ending, 1
-        while name in self._used:
-            number += 1
-            name = f"{path.stem}-{number}{ending}"
-        self._used.add(name)
-        return name
-
-
-def write_annotated(result: LabelledImage, path: Path) -> None:
-    """Write a copy of the image with a box, the expression and its confidence around each face."""
+def _network_input(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
     import cv2
 
-    if result.image is None:
-        return
-    image = result.image.copy()
-    for box, label, shares in zip(result.boxes, result.labels, result.probabilities, strict=True):
-        _mark(image, box, f"{label} {shares.max():.0%}", COLOURS[label])
-    _, encoded = cv2.imencode(path.suffix, image)
-    with replacing(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+    return scale_square(cv2.cvtColor(square, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False))
 
 
-def _mark(image: NDArray[np.uint8], box: FaceBox, text: str, colour: str) -> None:
-    """Draw a box and, on a bar of its colour above it (inside it at the image's upper edge), the text."""
-    import cv2
+def _thumbnail(square: NDArray[np.uint8]) -> bytes:
+    return encode(scale_square(square, THUMBNAIL), ".jpg", THUMBNAIL_QUALITY)
 
-    bgr = tuple(bytes.fromhex(colour[1:]))[::-1]
-    pen = max(1, round(max(image.shape[:2]) / 400))
-    left, top, right, bottom = (round(each) for each in (box.x, box.y, box.x + box.width, box.y + box.height))
-    cv2.rectangle(image, (left, top), (right, bottom), bgr, pen, cv2.LINE_AA)
-    scale = max(box.width, FACE_SIZE) / 170  # a text of about the width of the face
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, pen)
-    bar = 2 * height
-    top = max(top, bar)
-    cv2.rectangle(image, (left, top - bar), (left + width + height, top), bgr, cv2.FILLED)
-    where = (left + height // 2, top - height // 2)
-    cv2.putText(image, text, where, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), pen, cv2.LINE_AA)
+
+def _classify(found: list[_Found], champion: Champion, mirror: bool) -> list[Labelled]:
+    """Give the faces of several images their probabilities."""
+    faces = normalise(np.concatenate([each.crops for each in found]))
+    probabilities = champion.predict(faces).astype(np.float64)
+    if mirror:
+        probabilities = (probabilities + champion.predict(faces[:, :, ::-1])) / 2
+    rows = iter(probabilities.round(4).tolist())
+    return [
+        result._replace(faces=tuple(face._replace(probabilities=tuple(next(rows))) for face in result.faces))
+        for result, _ in found
+    ]

@@ -1,7 +1,9 @@
 """Reading params.yaml: every knob has a name, a type and a range, and a mistake is told by name."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -120,6 +122,39 @@ class Promote(Section):
     max_disagreement: PositiveFloat  # between the probabilities of its two forms
 
 
+class Yunet(Section):
+    """YuNet's options; see tasks/faces.py."""
+
+    min_score: Share = 0.7
+    overlap: Share = 0.3
+
+
+class Haar(Section):
+    """The Haar cascade's options; see tasks/faces.py."""
+
+    scale_factor: Annotated[float, Field(gt=1)] = 1.1
+    min_neighbors: NonNegativeInt = 3
+    min_size: PositiveInt = 20
+
+
+class Label(Section):
+    """How photos are labelled. Every key has a default: `ferflow label` also runs where no params.yaml is."""
+
+    detector: Literal["yunet", "haar"] = "yunet"
+    long_side: Annotated[int, Field(ge=64)] = 640  # px, of the picture that the detector sees
+    yunet: Yunet = Yunet()
+    haar: Haar = Haar()
+    whole: bool = False  # images are faces cut out already; those of 48x48 px are taken so anyway
+    mirror: bool = False  # average the answers for a face and its mirror image: twice the work
+    min_confidence: Share = 0.5  # faces under it get the review flag
+    max_megapixels: PositiveFloat = 200.0  # larger images are refused by their header
+
+    def detector_options(self) -> dict[str, Any]:
+        """The options of the chosen detector."""
+        section: Section = getattr(self, self.detector)
+        return section.model_dump() | {"long_side": self.long_side}
+
+
 class Params(Section):
     """The whole of params.yaml, a section per stage."""
 
@@ -129,6 +164,7 @@ class Params(Section):
     candidates: dict[str, Candidate]
     evaluate: Evaluate
     promote: Promote
+    label: Label = Label()
 
     def candidate(self, name: str) -> Candidate:
         """The candidate called `name`; UserError with the nearest right name if there is none."""
@@ -159,6 +195,23 @@ def load(path: Path = PARAMS) -> Params:
         # Unknown keys first: a misspelt one explains the missing one.
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         raise UserError(f"{path}: " + "; ".join(_describe(problem) for problem in problems[:3])) from error
+
+
+def load_label(options: Mapping[str, Any] = MappingProxyType({}), path: Path = PARAMS) -> Label:
+    """The section `label`, or its defaults where there is no params.yaml, with the keys in `options` in their place.
+
+    Raises:
+        UserError: as `load`; or names the option that is unknown or of the wrong type.
+    """
+    values = (load(path).label if path.exists() else Label()).model_dump()
+    for name, value in options.items():
+        section = values.get(name)
+        values[name] = section | dict(value) if isinstance(section, dict) and isinstance(value, Mapping) else value
+    try:
+        return Label.model_validate(values)
+    except ValidationError as error:
+        problems = [problem | {"loc": ("label", *problem["loc"])} for problem in error.errors()]
+        raise UserError("; ".join(map(_describe, problems))) from error
 
 
 def _line(error: yaml.YAMLError) -> str:

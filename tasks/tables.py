@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tasks.errors import UserError
 from tasks.expressions import FACE_SIZE, LABEL_OF_FOLDER, SPLIT_OF_USAGE, SPLITS
-from tasks.images import decode_grey
+from tasks.photos import decode_grey
 
 COLUMNS = ("emotion", "pixels", "usage")
 PADDING = b' \t\r\n"'  # around a cell; no cell of FER2013 has a comma or a quote inside

@@ -1,5 +1,6 @@
-"""What tests share: the repository's root, real subprocesses, and scratch workspaces with a made set."""
+"""What tests share: the repository's root, real subprocesses, real photos, and scratch workspaces with a made set."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -40,6 +41,19 @@ CANDIDATES: dict[str, Any] = {
     },
 }
 NO_BARS = {"min_accuracy": 0.0, "min_class_recall": 0.0, "max_predicted_share": 1.0}
+
+
+def packaged(package: str, name: str) -> Path:
+    """A file that an installed package carries; found without importing the package."""
+    found = importlib.util.find_spec(package)
+    assert found is not None
+    assert found.submodule_search_locations
+    return Path(found.submodule_search_locations[0]) / name
+
+
+ASTRONAUT = packaged("skimage", "data/astronaut.png")  # 512x512; one face, smiling, near (223, 124)
+HOPPER = packaged("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")  # one face
+FLOWER = packaged("sklearn", "datasets/images/flower.jpg")  # no face
 
 
 class Workspace:
@@ -137,3 +151,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> list[Workspace]:
     for process, workspace in zip(running, workspaces, strict=True):
         assert process.wait() == 0, (workspace.folder / "log.txt").read_text()
     return workspaces
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of two photos with a face, one without, two files that are no images, and one that is not looked at."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    shutil.copy(ASTRONAUT, folder / "a.png")
+    shutil.copy(FLOWER, folder / "b.jpg")
+    (folder / "c.jpg").write_bytes(b"no image")
+    (folder / "d.jpg").touch()
+    shutil.copy(HOPPER, folder / "more" / "a.jpg")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder

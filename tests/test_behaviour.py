@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, SHARED_FER2013
+from conftest import ASTRONAUT, ROOT, SHARED_FER2013
 
 from tasks import champion
 from tasks.expressions import EXPRESSIONS, SPLIT_OF_USAGE
-from tasks.faces import make_detector
 from tasks.images import normalise
-from tasks.label import label_image
+from tasks.label import label_images, make_settings
+from tasks.sources import find_images
 
 FOLDER = ROOT / "models/champion"
 
@@ -81,8 +81,7 @@ def test_nothing_at_all_gets_no_confident_answer(committed: champion.Champion, g
     assert committed.predict(np.full((1, 48, 48, 1), grey, np.float32)).max() < 0.6
 
 
-def test_a_smiling_astronaut_is_happy(committed: champion.Champion) -> None:
-    import skimage
-
-    photo = Path(skimage.__file__).parent / "data/astronaut.png"
-    assert label_image(photo, committed, make_detector("yunet")).labels == ["happy"]
+def test_a_smiling_astronaut_is_happy() -> None:
+    settings = make_settings(champion=ROOT / "models" / "champion")
+    (result,) = label_images(find_images([str(ASTRONAUT)], Path("nowhere")), settings, workers=1)
+    assert [face.label for face in result.faces] == ["happy"]

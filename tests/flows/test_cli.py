@@ -99,7 +99,7 @@ def test_label_with_a_trained_champion(built, folder):
     champion = built[0].folder / "models" / "champion"
     result = CliRunner().invoke(app, ["label", str(photo), "--out", "labels", "--champion", str(champion)])
     assert result.exit_code == 0, result.output
-    assert "1 images in" in result.stdout
+    assert "Images: 1 (1 ok); 1 labelled in" in result.stdout
     assert "trained on made_faces" in result.stdout
     with (folder / "labels" / "faces.csv").open() as file:
         face = next(csv.DictReader(file))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.demo import PHOTOS, copy_photos, make_workspace, shortened
+from flows.demo import DRAWN, PHOTOS, copy_photos, draw_faces, make_workspace, shortened
 from tasks.params import Params
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +29,13 @@ def test_shortened_params_are_valid_and_keep_the_bars():
     short = Params.model_validate(shortened(parameters))
     assert set(short.candidates) == {"modelo_02", "residual", "mini_xception"}
     assert short.promote.model_dump() == parameters["promote"]
+
+
+def test_drawn_faces_are_named_after_what_they_show(tmp_path):
+    draw_faces(tmp_path / "drawn")
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert len(drawn) == DRAWN
+    assert drawn[3] == "004-happy.png"
 
 
 def test_photos_come_from_installed_packages(tmp_path):

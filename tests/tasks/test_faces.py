@@ -9,7 +9,7 @@ import pytest
 
 from tasks.errors import UserError
 from tasks.faces import FaceBox, Framing, make_detector
-from tasks.images import crop_face
+from tasks.images import crop_square, scale_square
 
 
 def photo(package, name):
@@ -86,18 +86,24 @@ def test_square_is_scaled_around_the_shifted_centre():
     assert Framing(scale=2, shift=0.25).square(FaceBox(10, 20, 40, 40, 1)) == (-10, 10, 80)
 
 
-def test_crop_is_averaged_down_and_keeps_its_place():
+def test_square_is_averaged_down_and_keeps_its_place():
     image = np.zeros((96, 192), np.uint8)
     image[:, 96:144] = 200
-    crop = crop_face(image, left=96, top=0, side=96)
+    crop = scale_square(crop_square(image, left=96, top=0, side=96))
     assert crop.shape == (48, 48)
     assert (crop[:, :24] == 200).all()
     assert (crop[:, 24:] == 0).all()
 
 
-def test_crop_repeats_the_edges_of_the_image():
+def test_square_repeats_the_edges_of_the_image():
     image = np.tile(np.arange(10, 58, dtype=np.uint8), (48, 1))
-    crop = crop_face(image, left=-24, top=-24, side=48)
-    assert (crop[:, :24] == 10).all()
-    assert (crop[:, 24:] == np.arange(10, 34)).all()
-    assert crop_face(image, left=-500, top=900, side=3).shape == (48, 48)
+    square = crop_square(image, left=-24, top=-24, side=48)
+    assert (square[:, :24] == 10).all()
+    assert (square[:, 24:] == np.arange(10, 34)).all()
+    assert crop_square(image, left=-500, top=900, side=3).shape == (3, 3)
+
+
+def test_square_of_a_colour_image_keeps_its_colours():
+    image = np.zeros((10, 10, 3), np.uint8)
+    image[..., 1] = 7
+    assert (scale_square(crop_square(image, 2, 2, 5)) == (0, 7, 0)).all()

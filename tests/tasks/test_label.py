@@ -1,163 +1,159 @@
-"""Photos to tables: one row per face and per image, whatever the files are."""
+"""The engine: what it finds in real photos, whatever their size, and that nothing but the photo decides it."""
 
-import csv
-import importlib.util
-import os
-import shutil
+import errno
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import ASTRONAUT, ROOT
 
-from tasks.errors import UserError
+from tasks.champion import load
 from tasks.expressions import EXPRESSIONS
-from tasks.faces import make_detector
-from tasks.label import find_images, label_image, label_images, write_labels
+from tasks.images import normalise
+from tasks.label import find_faces, label_images, make_settings
+from tasks.params import Label
+from tasks.sources import find_images
+from tasks.synthetic import draw_face
+
+CHAMPION = ROOT / "models" / "champion"
+EVERYTHING_BUT_TIME = {"milliseconds": 0.0}
 
 
-def packaged(package, name):
-    return Path(importlib.util.find_spec(package).submodule_search_locations[0]) / name
+def settings(**options):
+    return make_settings(Label(**options), CHAMPION)
 
 
-class Brightness:
-    """A stand-in for a trained network: calls a bright crop happy and a dark one sad, and remembers what it saw."""
-
-    version = "brightness-1"
-    info = {"data": {"name": "none"}}  # noqa: RUF012 - never changed
-
-    def predict(self, faces):
-        self.seen = faces
-        happy = faces.mean(axis=(1, 2, 3))
-        probabilities = np.zeros((len(faces), 7), np.float32)
-        probabilities[:, EXPRESSIONS.index("happy")] = happy
-        probabilities[:, EXPRESSIONS.index("sad")] = 1 - happy
-        return probabilities
+def label(source, workers=2, **options):
+    files = find_images([str(source)], source.parent / "nowhere")
+    return list(label_images(files, settings(**options), workers))
 
 
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    (folder / "more").mkdir(parents=True)
-    shutil.copy(packaged("skimage", "data/astronaut.png"), folder / "a.png")
-    shutil.copy(packaged("sklearn", "datasets/images/flower.jpg"), folder / "b.jpg")
-    (folder / "c.jpg").write_bytes(b"no image")
-    (folder / "d.jpg").touch()
-    shutil.copy(packaged("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"), folder / "more" / "a.png")
-    (folder / "notes.txt").write_text("not looked at")
-    return folder
+def label_one(image, folder, ending=".png", **options):
+    path = folder / f"image{ending}"
+    cv2.imwrite(str(path), image)
+    (result,) = label(path, **options)
+    return result
 
 
-def run(sources, out):
-    champion, detector = Brightness(), make_detector()
-    paths = find_images(sources, out)
-    return list(write_labels(label_images(paths, champion, detector), champion, detector, out))
+@pytest.fixture(scope="module")
+def astronaut():
+    return cv2.imread(str(ASTRONAUT))
 
 
-def rows(path):
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
-
-
-def test_every_image_has_a_row_and_no_broken_file_ends_the_run(photos, tmp_path):
-    run([photos], tmp_path / "out")
-    images = rows(tmp_path / "out" / "images.csv")
-    assert [(Path(row["path"]).name, row["status"], row["reason"], row["faces"]) for row in images] == [
-        ("a.png", "ok", "", "1"),
-        ("b.jpg", "no_face", "", "0"),
-        ("c.jpg", "unreadable", "not an image, or a damaged one", "0"),
-        ("d.jpg", "unreadable", "an empty file", "0"),
-        ("a.png", "ok", "", "1"),
+def test_every_image_has_a_result_and_a_broken_one_does_not_end_the_run(photos):
+    results = label(photos)
+    assert [(result.file.shown.removeprefix(f"{photos}/"), result.status, result.reason) for result in results] == [
+        ("a.png", "ok", ""),
+        ("b.jpg", "no_face", ""),
+        ("c.jpg", "unreadable", "not an image, or a damaged one"),
+        ("d.jpg", "unreadable", "an empty file"),
+        ("more/a.jpg", "ok", ""),
     ]
-    assert (images[0]["width"], images[0]["height"], images[2]["width"]) == ("512", "512", "")
+    assert [len(result.faces) for result in results] == [1, 0, 0, 0, 1]
+    assert [result.width for result in results] == [512, 640, None, None, 512]
 
 
-def test_a_face_has_its_box_its_probabilities_and_its_origin(photos, tmp_path):
-    run([photos], tmp_path / "out")
-    faces = rows(tmp_path / "out" / "faces.csv")
-    assert [(Path(row["path"]).name, row["face"]) for row in faces] == [("a.png", "1"), ("a.png", "1")]
-    face = faces[0]
-    assert 170 < int(face["x"]) < 190
-    assert face["label"] == "happy"
-    assert face["confidence"] == face["happy"]
-    assert sum(float(face[name]) for name in EXPRESSIONS) == pytest.approx(1, abs=1e-3)
-    assert (face["champion"], face["trained_on"], face["detector"]) == ("brightness-1", "none", "yunet")
+def test_a_face_has_its_box_its_probabilities_and_its_pictures(photos):
+    face = label(photos)[0].faces[0]
+    assert 170 < face.box.x < 190
+    assert face.box.score > 0.7
+    assert len(face.probabilities) == len(EXPRESSIONS)
+    assert sum(face.probabilities) == pytest.approx(1, abs=1e-3)
+    assert face.label == "happy"
+    assert face.confidence == face.probabilities[EXPRESSIONS.index("happy")]
+    crop = cv2.imdecode(np.frombuffer(face.crop, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert crop.shape == (48, 48)
+    assert crop.min() < 60
+    assert crop.max() > 180
+    assert cv2.imdecode(np.frombuffer(face.thumbnail, np.uint8), cv2.IMREAD_COLOR).shape == (64, 64, 3)
 
 
-def test_annotated_copies_keep_the_name_and_mark_the_face_alone(photos, tmp_path):
-    run([photos], tmp_path / "out")
-    copies = sorted(path.name for path in (tmp_path / "out" / "annotated").iterdir())
-    assert copies == ["a-2.png", "a.png", "b.jpg"]
-    changed = cv2.imread(str(tmp_path / "out" / "annotated" / "a.png")) != cv2.imread(str(photos / "a.png"))
-    rows_changed, columns_changed = np.nonzero(changed.any(axis=2))
-    assert rows_changed.min() > 20
-    assert rows_changed.max() < 200
-    assert columns_changed.min() > 150
-    assert columns_changed.max() < 300
+def test_the_probabilities_are_the_champions_for_the_crop(photos):
+    face = label(photos)[0].faces[0]
+    crop = cv2.imdecode(np.frombuffer(face.crop, np.uint8), cv2.IMREAD_UNCHANGED)
+    expected = load(CHAMPION).predict(normalise(crop[np.newaxis]))[0]
+    assert face.probabilities == pytest.approx(expected.round(4), abs=1e-4)
 
 
-def test_network_input_is_the_face_as_training_sees_it(photos):
-    champion = Brightness()
-    label_image(photos / "a.png", champion, make_detector())
-    assert champion.seen.shape == (1, 48, 48, 1)
-    assert champion.seen.dtype == np.float32
-    assert 0 <= champion.seen.min() < 0.3
-    assert 0.7 < champion.seen.max() <= 1
+def test_nothing_but_the_photo_decides(photos):
+    """Neither the number of threads nor what else is labelled."""
+    together = [result._replace(**EVERYTHING_BUT_TIME) for result in label(photos, workers=3)]
+    assert together == [result._replace(**EVERYTHING_BUT_TIME) for result in label(photos, workers=1)]
+    alone = label(photos / "more" / "a.jpg")[0]
+    assert alone.faces == together[-1].faces
 
 
-def test_exif_rotation_is_honoured(photos, tmp_path):
-    """A photo stored lying on its side, with the tag that says so, gives the face of the upright one."""
-    lying = cv2.rotate(cv2.imread(str(photos / "a.png")), cv2.ROTATE_90_COUNTERCLOCKWISE)
-    jpeg = cv2.imencode(".jpg", lying)[1].tobytes()
-    orientation_6 = bytes.fromhex("ffe1 0022 457869660000 4d4d002a00000008 0001 0112 0003 00000001 00060000 00000000")
-    (tmp_path / "lying.jpg").write_bytes(jpeg[:2] + orientation_6 + jpeg[2:])
-    result = label_image(tmp_path / "lying.jpg", Brightness(), make_detector())
-    assert result.status == "ok"
-    assert 170 < result.boxes[0].x < 190
+@pytest.mark.parametrize("factor", [0.22, 16])
+def test_faces_of_20_px_and_photos_of_67_megapixels(factor, astronaut, tmp_path):
+    size = round(512 * factor)
+    photo = cv2.resize(astronaut, (size, size), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+    if factor < 1:
+        photo = cv2.copyMakeBorder(photo, 100, 100, 200, 200, cv2.BORDER_REPLICATE)
+    result = label_one(photo, tmp_path, ".jpg")
+    assert len(result.faces) == 1
+    assert result.faces[0].box.width == pytest.approx(93 * factor, rel=0.15)
+    assert result.faces[0].label == "happy"
 
 
-def test_names_that_are_not_utf_8_or_hold_a_newline_have_their_rows(tmp_path):
-    folder = tmp_path / "odd"
-    folder.mkdir()
-    for name in (b"new\nline.png", b"latin\xe9.png", "smile 😀.png".encode()):
-        shutil.copy(packaged("skimage", "data/astronaut.png"), folder / os.fsdecode(name))
-    run([folder], tmp_path / "out")
-    found = {os.fsencode(Path(row["path"]).name) for row in rows(tmp_path / "out" / "images.csv")}
-    assert found == {b"new\nline.png", b"latin\xe9.png", "smile 😀.png".encode()}
+def test_a_small_face_in_a_large_photo_is_cut_from_the_original(astronaut, tmp_path):
+    """At the size that the detector sees, this face has 25 px; its crop must still show what 48 px can."""
+    photo = cv2.copyMakeBorder(astronaut, 0, 1536, 800, 800, cv2.BORDER_REPLICATE)
+    (face,) = label_one(photo, tmp_path, ".jpg").faces
+    (sharp,) = label_one(astronaut, tmp_path, ".png").faces
+    crops = [cv2.imdecode(np.frombuffer(each.crop, np.uint8), cv2.IMREAD_UNCHANGED) for each in (face, sharp)]
+    detail = [cv2.Laplacian(crop, cv2.CV_64F).std() for crop in crops]
+    assert detail[0] > 0.75 * detail[1]
 
 
-def test_a_file_that_vanishes_meanwhile_is_unreadable(tmp_path):
-    result = label_image(tmp_path / "gone.jpg", Brightness(), make_detector())
-    assert (result.status, result.reason) == ("unreadable", "No such file or directory")
-
-
-def test_sources_are_folders_and_files_each_image_once_and_never_the_output(photos):
-    run([photos], photos / "out")
-    again = find_images([photos / "b.jpg", photos, photos / "notes.txt"], photos / "out")
-    assert [path.name for path in again] == ["b.jpg", "a.png", "c.jpg", "d.jpg", "a.png", "notes.txt"]
-
-
-def test_a_source_that_is_not_there_or_holds_nothing_is_told(tmp_path):
-    with pytest.raises(UserError, match="no file or folder"):
-        find_images([tmp_path / "nothing"])
-    with pytest.raises(UserError, match="no image"):
-        find_images([tmp_path])
-
-
-def test_an_interrupted_run_leaves_the_old_tables_whole(photos, tmp_path):
-    run([photos], tmp_path / "out")
-    before = (tmp_path / "out" / "faces.csv").read_bytes()
-    champion, detector = Brightness(), make_detector()
-    written = write_labels(
-        label_images(find_images([photos]), champion, detector), champion, detector, tmp_path / "out"
+def test_an_image_of_48_px_is_a_face_cut_out_already(tmp_path):
+    drawn = draw_face("happy", np.random.default_rng(1))
+    result = label_one(drawn, tmp_path)
+    assert result.faces[0].box == (0, 0, 48, 48, None)
+    assert result.faces[0].probabilities == pytest.approx(
+        load(CHAMPION).predict(normalise(drawn[np.newaxis]))[0], abs=1e-4
     )
-    next(written)
-    written.close()
-    assert (tmp_path / "out" / "faces.csv").read_bytes() == before
+
+
+def test_any_image_is_one_by_option(astronaut, tmp_path):
+    (face,) = label_one(astronaut[60:180], tmp_path, whole=True).faces
+    assert face.box == (196, 0, 120, 120, None)
+
+
+def test_mirror_averages_the_answers_for_both_sides(astronaut, tmp_path):
+    crop = astronaut[60:180, 165:285]
+    left, right, both = (
+        label_one(image, tmp_path, whole=True, mirror=mirror).faces[0].probabilities
+        for image, mirror in ((crop, False), (crop[:, ::-1], False), (crop, True))
+    )
+    assert both == pytest.approx([(one + other) / 2 for one, other in zip(left, right, strict=True)], abs=1e-3)
+    assert both != left
+
+
+def test_haar_with_its_options(photos):
+    (face,) = label(photos / "a.png", detector="haar")[0].faces
+    assert face.label == "happy"
+    assert not label(photos / "a.png", detector="haar", haar={"min_size": 300})[0].faces
+
+
+def test_a_file_that_vanishes_meanwhile_is_tried_again(photos):
+    files = list(find_images([str(photos / "a.png")], photos / "nowhere"))
+    (photos / "a.png").unlink()
+    result = find_faces(files[0], settings()).result
+    assert (result.status, result.reason, result.failure) == (
+        "unreadable",
+        "no such file or directory",
+        errno.ENOENT,
+    )
+
+
+def test_the_key_of_settings_changes_with_what_decides():
+    keys = {settings(**options).key for options in ({}, {"mirror": True}, {"detector": "haar"}, {"long_side": 320})}
+    assert len(keys) == 4
+    assert settings(min_confidence=0.9).key == settings().key
 
 
 def test_labelling_never_imports_tensorflow():
-    code = "import sys, tasks.label, tasks.champion, tasks.faces; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, tasks.folder; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

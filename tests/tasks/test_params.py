@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import UserError
-from tasks.params import load
+from tasks.params import Label, load, load_label
 
 COMMITTED = Path(__file__).parents[2] / "params.yaml"
 
@@ -83,3 +83,27 @@ def test_no_file(tmp_path: Path) -> None:
 def test_a_candidate_that_does_not_exist() -> None:
     with pytest.raises(UserError, match=r"no candidate 'modelo01' in params\.yaml; did you mean 'modelo_01'\?"):
         load(COMMITTED).candidate("modelo01")
+
+
+def test_options_win_over_the_section_label_key_by_key(tmp_path: Path) -> None:
+    nowhere = tmp_path / "params.yaml"
+    assert load_label({}, nowhere) == Label()
+    section = load_label({"min_confidence": 0.8, "yunet": {"overlap": 0.5}}, nowhere)
+    assert (section.min_confidence, section.yunet.overlap, section.yunet.min_score) == (0.8, 0.5, 0.7)
+    nowhere.write_text(COMMITTED.read_text().replace("mirror: false", "mirror: true"))
+    assert load_label({"whole": True}, nowhere) == Label(mirror=True, whole=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"detectr": "haar"}, "unknown key label.detectr; did you mean 'detector'?"),
+        ({"yunet": {"scor": 1}}, "unknown key label.yunet.scor; did you mean 'min_score'?"),
+        ({"mirror": 1}, "label.mirror is 1; it should be a valid boolean"),
+        ({"yunet": 3}, "label.yunet is 3; it should be a section of keys and values"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, object], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_label(options, tmp_path / "params.yaml")
+    assert str(error.value) == words

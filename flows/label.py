@@ -1,0 +1,242 @@
+"""The flow that labels folders of photos: what `ferflow label` does, shard by shard as Prefect tasks.
+
+From Python: `from flows.label import label_photos; label_photos(["photos"], "labels")`. On a schedule: the deployment `label` in
+prefect.yaml. The folder `out` is the same as the command line's: either continues what the other began.
+
+A shard's results go to the output folder's store as soon as those of the shards before it are there. Until then Prefect keeps
+them as a file; so a flow that is killed has lost the shards under way, and no others.
+"""
+
+import errno
+import hashlib
+import math
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture
+from prefect.settings import get_current_settings
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
+
+from tasks.champion import load
+from tasks.errors import UserError, explain
+from tasks.folder import Job
+from tasks.label import Labelled, Settings, label_images
+from tasks.params import load_label
+from tasks.paths import CHAMPION
+from tasks.results import REPORT, Outputs
+from tasks.sources import ImageFile, NoImageError
+from tasks.threads import cores
+
+SMALLEST, LARGEST = 32, 256  # images in a shard: a task costs as much as one or two; a kill loses a shard per core
+SHARDS_LEFT = 4  # per core: a shard is this part of what is left, so that the cores end together
+AHEAD = 2  # shards per core that wait or run; more would fill the memory with results
+RETRY_AFTER = [1.0, 5.0, 20.0]  # s
+MAY_PASS = {  # failures of disk and network that another attempt may not meet
+    *(errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET),
+}
+
+
+@flow(name="label", task_runner=ThreadPoolTaskRunner[Any](max_workers=cores()))  # type: ignore[arg-type]  # Prefect's slip
+def label_photos(
+    sources: list[str],
+    out: str,
+    champion: str = str(CHAMPION),
+    options: dict[str, Any] | None = None,
+    annotate: bool | None = None,
+    crops: bool | None = None,
+    json_lines: bool | None = None,
+) -> dict[str, Any] | State[Any]:
+    """Label what is new in sources into `out`.
+
+    Returns the content of run.json; where there is no image yet, Completed with a line that says so; or Failed with one that
+    says what is wrong.
+
+    Args:
+        sources: folders, images, zips, lists of paths, patterns; relative to the folder the flow runs in.
+        out: the output folder.
+        champion: folder of the model to label with.
+        options: keys of the section `label` of params.yaml that win over it.
+        annotate: copies of the photos with their faces marked; None: as by the run before.
+        crops: the faces in a folder per expression; None: as by the run before.
+        json_lines: also labels.jsonl; None: as by the run before.
+    """
+    try:
+        label = load_label(options or {})
+        training = load(Path(champion)).info["data"]["expressions_in_train"]
+        with closing(Job(sources, Path(out), label, Path(champion), Outputs(annotate, crops, json_lines))) as job:
+            run = run_shards(job, Path(out))
+        show(run, Path(out), training)
+    except NoImageError as error:
+        return Completed(message=str(error))
+    except UserError as error:
+        return Failed(message=str(error))
+    except OSError as error:
+        if line := explain(error):
+            return Failed(message=line)
+        raise
+    return run
+
+
+def run_shards(job: Job, out: Path) -> dict[str, Any]:
+    """Label what is pending, and write the results; when interrupted, those of what is known by then."""
+    sizes = shard_sizes(job.pending, cores())
+    get_run_logger().info(
+        f"{job.total:,} images, {job.total - job.pending:,} known, {job.pending:,} to label in {len(sizes):,} shards"
+    )
+    progress = create_progress_artifact(0.0 if sizes else 100.0, "label-progress", f"Labelling into {out}")
+    kept, done = results_folder(out), 0
+    try:
+        for shard, results in label_shards(job, sizes, kept):
+            job.add(results)
+            (kept / shard_key(shard, job.settings)).unlink(missing_ok=True)
+            done += len(shard)
+            update_progress_artifact(cast("UUID", progress), 100 * done / job.pending)
+    except (KeyboardInterrupt, TerminationSignal):
+        job.finish()
+        raise
+    shutil.rmtree(kept, ignore_errors=True)  # what killed runs left and no shard asked for
+    return job.finish()
+
+
+def shard_sizes(pending: int, workers: int) -> list[int]:
+    """How many images each shard has: a part of what is left, so fewer and fewer.
+
+    What is left after the first shards is cut as it would have been: a run that goes on for a killed one finds its results.
+    """
+    sizes = []
+    while pending > 0:
+        size = min(max(math.ceil(pending / (SHARDS_LEFT * workers)), SMALLEST), LARGEST, pending)
+        sizes.append(size)
+        pending -= size
+    return sizes
+
+
+def label_shards(job: Job, sizes: list[int], kept: Path) -> Iterator[tuple[list[ImageFile], list[Labelled]]]:
+    """Label what is pending in shards of these sizes, in order; yields each shard with a row for each of its images."""
+    shard_task = label_shard.with_options(result_storage=kept)
+    files = job.files()
+    submitted: deque[tuple[list[ImageFile], PrefectFuture[list[Labelled]]]] = deque()
+
+    def next_finished() -> tuple[list[ImageFile], list[Labelled]]:
+        shard, future = submitted.popleft()
+        results = future.result()
+        known = {result.file.key for result in results}
+        failed = [
+            file for file in shard if file.key not in known
+        ]  # here, so that no failure is kept as a task's result
+        return shard, [*results, *label_images(failed, job.settings, workers=1)]
+
+    for size in sizes:
+        shard = list(islice(files, size))
+        # quote: Prefect need not look for results of other tasks in it
+        future = shard_task.submit(quote(shard), job.settings, return_state=False)
+        submitted.append((shard, future))
+        if len(submitted) >= AHEAD * cores():
+            yield next_finished()
+    while submitted:
+        yield next_finished()
+
+
+def results_folder(out: Path) -> Path:
+    """Where Prefect keeps the results of an output folder's shards until they are stored.
+
+    Not inside `out`: they are pickles, and who may write them runs code in the next flow.
+    """
+    name = hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:16]
+    return get_current_settings().results.local_storage_path / "ferflow" / name
+
+
+def shard_key(files: list[ImageFile], settings: Settings) -> str:
+    """Changes with anything that a shard's results depend on."""
+    content = repr((settings.key, [(file.key, file.size, file.stamp) for file in files]))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _cache_key(_: TaskRunContext, parameters: dict[str, Any]) -> str:
+    return shard_key(parameters["files"], parameters["settings"])
+
+
+@task(cache_key_fn=_cache_key, persist_result=True, result_serializer="pickle", cache_result_in_memory=False)
+def label_shard(files: list[ImageFile], settings: Settings) -> list[Labelled]:
+    """Label some images on one thread. Those that could not be read now are left out: what is returned is kept."""
+    results = list(label_images(files, settings, workers=1))
+    failed = [result.file for result in results if result.failure in MAY_PASS]
+    if failed:
+        results += label_again(failed, settings)
+    return [result for result in results if result.failure is None]
+
+
+def _may_pass(_: Any, __: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.data, OSError) and state.data.errno in MAY_PASS
+
+
+@task(retries=len(RETRY_AFTER), retry_delay_seconds=RETRY_AFTER, retry_condition_fn=_may_pass, persist_result=False)
+def label_again(files: list[ImageFile], settings: Settings) -> list[Labelled]:
+    """Label images that failed for a reason that may pass.
+
+    Raises:
+        OSError: one failed so again; the last attempt returns what there is.
+    """
+    results = list(label_images(files, settings, workers=1))
+    context = TaskRunContext.get()
+    last = context is None or context.task_run.run_count > label_again.retries
+    for result in results:
+        if result.failure in MAY_PASS and not last:
+            raise OSError(result.failure, result.reason, result.file.shown)
+    return results
+
+
+def show(run: dict[str, Any], out: Path, training: Mapping[str, int]) -> None:
+    """Leave a run's essentials in Prefect as artifacts: the expressions, a link to the report, and counts."""
+    found, total, in_training = run["faces"]["expressions"], run["faces"]["total"], sum(training.values())
+    create_table_artifact(
+        [
+            {
+                "expression": name,
+                "faces": count,
+                "share": f"{count / max(total, 1):.1%}",
+                "share in training": f"{training[name] / in_training:.1%}",
+            }
+            for name, count in found.items()
+        ],
+        "label-expressions",
+        f"Expressions of {total:,} faces in {out}",
+    )
+    page = (out / REPORT).resolve()
+    create_link_artifact(page.as_uri(), str(page), "label-report", "Browsers open a file's link only if you paste it.")
+    create_markdown_artifact(_summary(run), "label-run", f"The last run into {out}")
+
+
+def _summary(run: dict[str, Any]) -> str:
+    images, drift, speed = run["images"], run["drift"]["psi"], run["images_per_second"]
+    lines = {
+        "images": f"{images['total']:,}: {images['labelled']:,} labelled now, {images['reused']:,} known from before",
+        "status": ", ".join(f"{count:,} {status}" for status, count in images["status"].items()),
+        "faces": f"{run['faces']['total']:,}, {run['faces']['review']:,} to review",
+        "drift (PSI)": "too few faces" if drift is None else f"{drift:.2f} against {run['drift']['against']}",
+        "images a second": "none labelled" if speed is None else f"{speed:,.1f}",
+        "champion": f"{run['champion']['version']}, trained on {run['champion']['trained_on']}",
+    }
+    return "\n".join(("| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in lines.items())))

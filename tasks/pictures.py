@@ -1,0 +1,138 @@
+"""Pictures of what was found: copies of the photos with their faces marked, and crops sorted into a folder per expression.
+
+A picture's name holds a checksum of what it shows. So a picture that is there already is right, and one that no result asks for
+is out of date.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.expressions import COLOURS, FACE_SIZE
+from tasks.faces import FaceBox
+from tasks.files import replacing
+from tasks.images import encode
+from tasks.label import Labelled
+from tasks.photos import RefusedError, decode, read_header
+from tasks.threads import in_order
+
+ANNOTATED = "annotated"
+CROPS = "crops"
+LONG_SIDE = 1600  # px, of an annotated copy at most
+SHOWN_BY_BROWSERS = frozenset(("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "AVIF"))
+LONGEST_STEM = 80  # characters of the photo's name in the picture's
+
+
+def annotated_name(result: Labelled) -> str:
+    """The path of the annotated copy, relative to the output folder."""
+    drawn = repr([(face.box, face.label, face.confidence) for face in result.faces])
+    return f"{ANNOTATED}/{_stem(result)}-{_checksum(result, drawn)}.jpg"
+
+
+def crop_names(result: Labelled) -> list[str]:
+    """The paths of the crops of an image's faces, relative to the output folder."""
+    return [
+        f"{CROPS}/{face.label}/{_stem(result)}-{_checksum(result, repr(face.crop))}-{number}.png"
+        for number, face in enumerate(result.faces, 1)
+    ]
+
+
+def _stem(result: Labelled) -> str:
+    """The photo's name without what some file systems or programs refuse."""
+    return re.sub(r"[^\w.-]+", "_", Path(result.file.shown).stem)[:LONGEST_STEM]
+
+
+def _checksum(result: Labelled, content: str) -> str:
+    identity = f"{result.file.key} {result.file.size} {result.file.stamp} {content}"
+    return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def viewable(result: Labelled) -> bool:
+    """Whether a browser can show the photo itself: it lies in a file of its own, in a form that browsers know."""
+    return not result.file.member and result.format in SHOWN_BY_BROWSERS
+
+
+def write_pictures(results: Iterable[Labelled], out: Path, annotated: bool, crops: bool, workers: int) -> None:
+    """Write the pictures that are not there yet, on threads, then remove those out of date.
+
+    Without `annotated`, only photos that a browser cannot show get a copy: the report opens it.
+    """
+    expected: set[str] = set()
+
+    def missing() -> Iterator[tuple[Labelled, list[str]]]:
+        for result in results:
+            names = crop_names(result) if crops else []
+            if result.faces and (annotated or not viewable(result)):
+                names.append(annotated_name(result))
+            expected.update(names)
+            if absent := [name for name in names if not (out / name).exists()]:
+                yield result, absent
+
+    for _ in in_order(partial(_write_missing, out=out), missing(), workers):
+        pass
+    _remove_others(out, expected)
+
+
+def _write_missing(missing: tuple[Labelled, list[str]], out: Path) -> None:
+    result, names = missing
+    crops = dict(zip(crop_names(result), result.faces, strict=True))
+    for name in names:
+        content = crops[name].crop if name in crops else annotated_copy(result)
+        if content:
+            with replacing(out / name) as temporary:
+                temporary.write_bytes(content)
+
+
+def annotated_copy(result: Labelled) -> bytes:
+    """The photo as JPEG, at most LONG_SIDE px large, with its faces marked; empty if it can no longer be read."""
+    try:
+        content = result.file.read()
+        image = decode(content, read_header(content, np.inf), LONG_SIDE)
+    except (OSError, RefusedError):
+        return b""
+    return encode(annotate(image, result), ".jpg")
+
+
+def _remove_others(out: Path, expected: set[str]) -> None:
+    """Remove the pictures of earlier runs that no result asks for."""
+    for folder in (out / ANNOTATED, out / CROPS):
+        for path in folder.rglob("*"):
+            if path.is_file() and path.relative_to(out).as_posix() not in expected:
+                path.unlink()
+
+
+def annotate(image: NDArray[np.uint8], result: Labelled) -> NDArray[np.uint8]:
+    """Draw a box, the expression and its confidence around each face; `image` may be smaller than the original."""
+    import cv2
+
+    scale = min(1.0, LONG_SIDE / max(image.shape))
+    if scale < 1:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    shrunk = image.shape[1] / (result.width or image.shape[1])
+    for face in result.faces:
+        left, top, width, height = (value * shrunk for value in face.box[:4])
+        box = FaceBox(left, top, width, height, face.box.score)
+        _mark(image, box, f"{face.label} {face.confidence:.0%}", COLOURS[face.label])
+    return image
+
+
+def _mark(image: NDArray[np.uint8], box: FaceBox, text: str, colour: str) -> None:
+    """Draw a box and, on a bar of its colour above it (inside it at the image's upper edge), the text."""
+    import cv2
+
+    bgr = tuple(bytes.fromhex(colour[1:]))[::-1]
+    pen = max(1, round(max(image.shape[:2]) / 400))
+    left, top, right, bottom = (round(each) for each in (box.x, box.y, box.x + box.width, box.y + box.height))
+    cv2.rectangle(image, (left, top), (right, bottom), bgr, pen, cv2.LINE_AA)
+    scale = max(box.width, FACE_SIZE) / 170  # a text of about the width of the face
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, pen)
+    bar = 2 * height
+    top = max(top, bar)
+    cv2.rectangle(image, (left, top - bar), (left + width + height, top), bgr, cv2.FILLED)
+    where = (left + height // 2, top - height // 2)
+    cv2.putText(image, text, where, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), pen, cv2.LINE_AA)

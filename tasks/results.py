@@ -1,0 +1,281 @@
+"""What labelling leaves for people: tables, pictures, the report and run.json, all made from the store.
+
+faces.parquet/.csv have a row a face, images.parquet/.csv a row an image, labels.jsonl a line an image. Each file is replaced
+in one step, by the same bytes however often the labelling was interrupted (but for the milliseconds of each image).
+"""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from tasks.champion import Champion
+from tasks.drift import psi
+from tasks.expressions import EXPRESSIONS
+from tasks.files import replacing, write_json
+from tasks.label import Labelled, Settings
+from tasks.pictures import annotated_name, viewable, write_pictures
+from tasks.report import ReportFace, ReportImage, write_report
+from tasks.store import Store
+
+RUN = "run.json"
+REPORT = "report.html"
+JSON_LINES = "labels.jsonl"
+REPORT_FACES = 10_000  # about as many as a page opens quickly with; they are taken evenly from all
+
+TEXT, INTEGER, NUMBER, FLAG = "string", "int32", "float64", "bool_"  # pyarrow's names of types
+FACE_COLUMNS = {
+    "path": TEXT, "face": INTEGER, "x": INTEGER, "y": INTEGER, "width": INTEGER, "height": INTEGER, "score": NUMBER,
+    "label": TEXT, "confidence": NUMBER, **dict.fromkeys(EXPRESSIONS, NUMBER), "review": FLAG,
+    "champion": TEXT, "trained_on": TEXT, "detector": TEXT,
+}  # fmt: skip
+IMAGE_COLUMNS = {
+    "path": TEXT, "status": TEXT, "reason": TEXT, "format": TEXT, "width": INTEGER, "height": INTEGER,
+    "faces": INTEGER, "milliseconds": NUMBER, "annotated": TEXT,
+}  # fmt: skip
+
+Row = tuple[Any, ...]
+
+
+class Outputs(NamedTuple):
+    """What is written beside tables and report; None: as by the run before."""
+
+    annotated: bool | None = None
+    crops: bool | None = None
+    json_lines: bool | None = None
+
+    def after(self, out: Path) -> "Outputs":
+        """With False or what the run before in this folder wrote in the place of None."""
+        try:
+            before = json.loads((out / RUN).read_text(encoding="utf-8"))["outputs"]
+        except (OSError, ValueError, KeyError):
+            before = {}
+        return Outputs(*(bool(before.get(name)) if value is None else value for name, value in self._asdict().items()))
+
+
+AS_BEFORE = Outputs()
+
+
+class Run(NamedTuple):
+    """What the results say of the run itself."""
+
+    sources: list[str]
+    settings: Settings
+    champion: Champion
+    min_confidence: float
+    outputs: Outputs
+    labelled: int  # images, by this run
+    seconds: float
+
+
+class Counts:
+    """Counts over results."""
+
+    def __init__(self) -> None:
+        self.status: Counter[str] = Counter()
+        self.expressions: Counter[str] = Counter(dict.fromkeys(EXPRESSIONS, 0))
+        self.review = 0
+        self.confidence = 0.0
+
+    def add(self, result: Labelled, min_confidence: float) -> None:
+        """Count an image and its faces."""
+        self.status[result.status] += 1
+        for face in result.faces:
+            self.expressions[face.label] += 1
+            self.review += face.confidence < min_confidence
+            self.confidence += face.confidence
+
+
+def write_results(store: Store, out: Path, run: Run, workers: int, progress: Callable[[], None]) -> dict[str, Any]:
+    """Write everything; `progress` is called for each image, before its pictures. Returns the content of run.json."""
+
+    key = run.settings.key
+
+    def counted() -> Iterator[Labelled]:
+        for result in store.results(key):
+            progress()
+            yield result
+
+    write_pictures(counted(), out, bool(run.outputs.annotated), bool(run.outputs.crops), workers)
+    counts = write_tables(store.results(key), out, run)
+    content = describe(run, counts, store.total())
+    step = -(-content["faces"]["total"] // REPORT_FACES) or 1
+    write_report(out / REPORT, content, _every(step, store.results(key), out, run))
+    write_json(out / RUN, content)
+    return content
+
+
+def write_tables(results: Iterable[Labelled], out: Path, run: Run) -> Counts:
+    """Write both tables in both forms, and JSON lines if asked for."""
+    counts = Counts()
+    origin = (run.champion.version, run.champion.info["data"]["name"])
+    with ExitStack() as stack:
+        add_face = stack.enter_context(_table(out / "faces", FACE_COLUMNS))
+        add_image = stack.enter_context(_table(out / "images", IMAGE_COLUMNS))
+        add_line = stack.enter_context(_json_lines(out / JSON_LINES)) if run.outputs.json_lines else None
+        for result in results:
+            counts.add(result, run.min_confidence)
+            rows = face_rows(result, run)
+            for row in rows:
+                add_face((*row, *origin, _detector(result, run)))
+            image = image_row(result, out)
+            add_image(image)
+            if add_line:
+                add_line(image, rows)
+    if not run.outputs.json_lines:
+        (out / JSON_LINES).unlink(missing_ok=True)
+    return counts
+
+
+def face_rows(result: Labelled, run: Run) -> list[Row]:
+    """A row per face, in the order of FACE_COLUMNS, without its origin."""
+    path = shown(result.file.shown)
+    return [
+        (
+            path,
+            number,
+            *face.box,
+            face.label,
+            face.confidence,
+            *face.probabilities,
+            face.confidence < run.min_confidence,
+        )
+        for number, face in enumerate(result.faces, 1)
+    ]
+
+
+def image_row(result: Labelled, out: Path) -> Row:
+    """The row of an image, in the order of IMAGE_COLUMNS."""
+    picture = annotated_name(result) if result.faces else ""
+    return (
+        shown(result.file.shown), result.status, result.reason, result.format, result.width, result.height,
+        len(result.faces), result.milliseconds, picture if picture and (out / picture).exists() else "",
+    )  # fmt: skip
+
+
+def _detector(result: Labelled, run: Run) -> str:
+    """Who found the faces: 'whole' if the image was taken as one."""
+    return "whole" if result.faces[0].box.score is None else run.settings.detector
+
+
+def shown(path: str) -> str:
+    r"""A path as text: bytes that are not UTF-8 become \xNN, which every reader of tables and pages takes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def _table(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
+    """A function that adds a row to a table that is written as CSV and as Parquet; both appear, whole, at the end."""
+    with replacing(path.with_suffix(".parquet")) as binary, replacing(path.with_suffix(".csv")) as text:
+        with text.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            yield writer.writerow
+        _convert(text, binary, columns)
+
+
+def _convert(text: Path, binary: Path, columns: dict[str, str]) -> None:
+    """Write a CSV file's rows as Parquet. Arrow's own reader needs no pandas, whose import takes longer than a photo."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+    from pyarrow import parquet
+
+    schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in columns.items()])
+    reader = arrow_csv.open_csv(
+        text,
+        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+        convert_options=arrow_csv.ConvertOptions(column_types=schema, null_values=[""]),
+    )
+    with reader, parquet.ParquetWriter(binary, schema) as table:
+        for batch in reader:
+            table.write_batch(batch)
+
+
+@contextmanager
+def _json_lines(path: Path) -> Iterator[Callable[[Row, list[Row]], None]]:
+    """A function that adds an image and its faces as a line of JSON; the file appears, whole, at the end."""
+    face_columns = list(FACE_COLUMNS)[1:]  # the path is the image's
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def add(image: Row, faces: list[Row]) -> None:
+            content = dict(zip(IMAGE_COLUMNS, image, strict=True))
+            content["faces"] = [dict(zip(face_columns, row[1:], strict=False)) for row in faces]
+            file.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+        yield add
+
+
+def describe(run: Run, counts: Counts, total: int) -> dict[str, Any]:
+    """The content of run.json: what ran, on what, with which champion and settings, and what came of it."""
+    done, faces = counts.status.total(), counts.expressions.total()
+    shift = psi(run.champion.info["data"]["expressions_in_train"], counts.expressions)
+    return {
+        "ferflow": version("ferflow"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "complete": done == total,
+        "source": [shown(source) for source in run.sources],
+        "champion": {
+            "version": run.champion.version,
+            "trained_on": run.champion.info["data"]["name"],
+            "test_accuracy": run.champion.info["metrics"]["test"]["accuracy"],
+        },
+        "settings": {
+            "detector": run.settings.detector,
+            "detector_options": dict(run.settings.detector_options),
+            "whole": run.settings.whole,
+            "mirror": run.settings.mirror,
+            "max_megapixels": run.settings.max_megapixels,
+        },
+        "min_confidence": run.min_confidence,
+        "outputs": run.outputs._asdict(),
+        "images": {
+            "total": total,
+            "labelled": run.labelled,
+            "reused": done - run.labelled,
+            "pending": total - done,
+            "status": dict(counts.status.most_common()),
+        },
+        "faces": {
+            "total": faces,
+            "review": counts.review,
+            "expressions": dict(counts.expressions),
+            "mean_confidence": round(counts.confidence / faces, 4) if faces else None,
+        },
+        "drift": {
+            "psi": None if shift is None else round(shift, 4),
+            "against": "the labels of the champion's training faces",
+        },
+        "seconds": round(run.seconds, 2),
+        "images_per_second": round(run.labelled / run.seconds, 1) if run.labelled else None,
+    }
+
+
+def _every(step: int, results: Iterable[Labelled], out: Path, run: Run) -> Iterator[ReportImage]:
+    """Every step-th image that has faces, as the report shows it."""
+    with_faces = (result for result in results if result.faces)
+    for place, result in enumerate(with_faces):
+        if place % step == 0:
+            yield _report_image(result, out, run)
+
+
+def _report_image(result: Labelled, out: Path, run: Run) -> ReportImage:
+    picture = annotated_name(result)
+    marked = (out / picture).exists()
+    if marked:
+        href = quote(picture)
+    elif viewable(result):
+        href = quote(os.fsencode(os.path.relpath(result.file.path, out.absolute())))
+    else:
+        href = ""
+    faces = (
+        ReportFace(number, *face.box[:4], face.probabilities, face.confidence < run.min_confidence, face.thumbnail)
+        for number, face in enumerate(result.faces, 1)
+    )
+    return ReportImage(shown(result.file.shown), href, marked, result.width or 0, result.height or 0, tuple(faces))

@@ -1,0 +1,174 @@
+"""What a run of labelling knows, in one SQLite file in the output folder: written as it goes, whole after any kill.
+
+The tables for people (tasks/results.py) are made from it. A row stays valid while its file's size and time and the run's
+settings are the same; so a second run does only what is new, changed, or was never finished.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.errors import UserError
+from tasks.expressions import EXPRESSIONS
+from tasks.faces import FaceBox
+from tasks.label import Face, Labelled
+from tasks.sources import STORE, ImageFile
+
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+CREATE TABLE source (  -- the images of the latest run, in their order
+    position INTEGER PRIMARY KEY, key BLOB UNIQUE, shown BLOB, path BLOB, member BLOB, size INTEGER, stamp INTEGER);
+CREATE TABLE images (  -- settings: empty if the next run should try again
+    key BLOB PRIMARY KEY, size INTEGER, stamp INTEGER, settings TEXT, status TEXT, reason TEXT, format TEXT,
+    width INTEGER, height INTEGER, milliseconds REAL);
+CREATE TABLE faces (
+    key BLOB, face INTEGER, x INTEGER, y INTEGER, width INTEGER, height INTEGER, score REAL,
+    {", ".join(f"{name} REAL" for name in EXPRESSIONS)}, crop BLOB, thumbnail BLOB, PRIMARY KEY (key, face));
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+SOURCE = "SELECT shown, path, member, source.size, source.stamp"
+UNFINISHED = """
+    FROM source LEFT JOIN images ON images.key = source.key
+        AND images.size = source.size AND images.stamp = source.stamp AND images.settings = ?
+    WHERE images.key IS NULL"""
+ROWS_AT_ONCE = 500
+
+
+class Store:
+    """The store of an output folder, for one process and one thread at a time. Close it (`contextlib.closing`).
+
+    Raises:
+        UserError: another run holds it, or it is damaged.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / STORE
+        out.mkdir(parents=True, exist_ok=True)
+        with self._explained():
+            self._connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            with self._transaction():
+                if self._value("PRAGMA user_version") != SCHEMA_VERSION:
+                    self._start_anew()
+
+    def close(self) -> None:
+        """Let another run have it."""
+        self._connection.close()
+
+    def set_source(self, files: Iterable[ImageFile]) -> None:
+        """Replace the list of images, and forget what is known of others; all or nothing. A key counts once."""
+        with self._explained(), self._transaction():
+            self._connection.execute("DELETE FROM source")
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO source (key, shown, path, member, size, stamp) VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (*map(os.fsencode, (file.key, file.shown, file.path, file.member)), file.size, file.stamp)
+                    for file in files
+                ),
+            )
+            for table in ("images", "faces"):
+                self._connection.execute(f"DELETE FROM {table} WHERE key NOT IN (SELECT key FROM source)")
+
+    def total(self) -> int:
+        """How many images the source has."""
+        return self._value("SELECT count(*) FROM source")
+
+    def pending(self, settings: str) -> int:
+        """How many images are new, changed, or were labelled with other settings."""
+        return self._value(f"SELECT count(*) {UNFINISHED}", settings)
+
+    def next_pending(self, settings: str) -> Iterator[ImageFile]:
+        """The images that `pending` counts, in order. Results may be added meanwhile."""
+        query = f"{SOURCE}, position {UNFINISHED} AND position > ? ORDER BY position LIMIT {ROWS_AT_ONCE}"
+        last = 0
+        while rows := self._connection.execute(query, (settings, last)).fetchall():
+            for row in rows:
+                yield _file(row)
+            last = rows[-1][-1]
+
+    def add(self, results: Iterable[Labelled], settings: str) -> None:
+        """Store results in place of what was known of the same images; all or nothing."""
+        with self._explained(), self._transaction():
+            for result in results:
+                self._add(result, settings if result.failure is None else "")
+
+    def _add(self, result: Labelled, settings: str) -> None:
+        file, key = result.file, os.fsencode(result.file.key)
+        self._connection.execute("DELETE FROM faces WHERE key = ?", (key,))
+        self._connection.execute(
+            "REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (key, file.size, file.stamp, settings, *result[1:7]),
+        )
+        self._connection.executemany(
+            f"INSERT INTO faces VALUES ({', '.join('?' * (9 + len(EXPRESSIONS)))})",
+            (
+                (key, number, *face.box, *face.probabilities, face.crop, face.thumbnail)
+                for number, face in enumerate(result.faces, 1)
+            ),
+        )
+
+    def results(self, settings: str) -> Iterator[Labelled]:
+        """What is known of the source's images under these settings, in order; images still pending are left out."""
+        query = f"""{SOURCE}, status, reason, format, width, height, milliseconds, position, source.key
+            FROM source JOIN images ON images.key = source.key
+                AND images.size = source.size AND images.stamp = source.stamp AND images.settings IN (?, '')
+            WHERE position > ? ORDER BY position LIMIT {ROWS_AT_ONCE}"""
+        last = 0
+        while rows := self._connection.execute(query, (settings, last)).fetchall():
+            for row in rows:
+                yield Labelled(_file(row), *row[5:11])._replace(faces=self._faces(row[-1]))
+            last = rows[-1][-2]
+
+    def _faces(self, key: bytes) -> tuple[Face, ...]:
+        rows = self._connection.execute("SELECT * FROM faces WHERE key = ? ORDER BY face", (key,))
+        return tuple(Face(FaceBox(*row[2:7]), row[7:-2], *row[-2:]) for row in rows)
+
+    def _start_anew(self) -> None:
+        """Lay out the tables; those of another version hold nothing that labelling again would not bring back."""
+        for table in ("source", "images", "faces"):
+            self._connection.execute(f"DROP TABLE IF EXISTS {table}")
+        for statement in SCHEMA.split(";"):
+            self._connection.execute(statement)
+
+    def _value(self, query: str, *values: str) -> int:
+        return int(self._connection.execute(query, values).fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        except BaseException:
+            if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn SQLite's errors into a line that says what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UserError(self._explanation(error)) from error
+
+    def _explanation(self, error: sqlite3.Error) -> str:
+        match getattr(error, "sqlite_errorcode", None):
+            case sqlite3.SQLITE_BUSY:
+                return f"another run is labelling into {self.path.parent}; wait for it, or name another --out"
+            case sqlite3.SQLITE_FULL:
+                return f"no space left on the disk of {self.path}; free some and run the same command again"
+            case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+                return f"{self.path} is damaged; remove it and run the same command: everything is labelled again"
+            case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
+                return f"no permission to write {self.path}; check the folder's owner and mode (ls -ld)"
+        return f"{self.path}: {error}"
+
+
+def _file(row: tuple[bytes, bytes, bytes, int, int]) -> ImageFile:
+    shown, path, member = (os.fsdecode(value) for value in row[:3])
+    return ImageFile(shown, path, member, *row[3:5])

@@ -1,0 +1,393 @@
+"""The labelling flow on a real Prefect server: what it labels, what it leaves in Prefect, and what kills and faults do to it."""
+
+import csv
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from threading import Lock
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT, kill, packaged
+
+from flows import label as flow_module
+from flows.label import label_photos, label_shard, results_folder, shard_sizes
+from tasks.folder import Job, label_folder
+from tasks.params import Label
+from tasks.sources import ImageFile
+
+CHAMPION = str(ROOT / "models" / "champion")
+SHARD = 32  # images of the smallest shard
+TIMEOUT = 90  # s
+
+
+class Server:
+    """A Prefect server of its own, with a home of its own."""
+
+    def __init__(self, folder):
+        with closing(socket.socket()) as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.environment = {
+            "PREFECT_HOME": str(folder),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_CLI_PROMPT": "false",
+            "NO_COLOR": "1",
+        }
+
+    def start(self, *command, cwd=ROOT, log="log.txt"):
+        """Start a program of the environment in a process group of its own, its output in a file."""
+        program = Path(sys.executable).with_name(command[0])
+        with (self.folder / log).open("a") as file:
+            return subprocess.Popen(
+                [program, *command[1:]],
+                cwd=cwd,
+                env=os.environ | self.environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def run(self, *command, cwd=ROOT):
+        process = self.start(*command, cwd=cwd, log="commands.txt")
+        assert process.wait(TIMEOUT) == 0, self.read("commands.txt")
+
+    def read(self, log):
+        return (self.folder / log).read_text(errors="replace")
+
+    def healthy(self):
+        try:
+            return urllib.request.urlopen(f"{self.url}/health", timeout=5).status == 200
+        except OSError:
+            return False
+
+
+def wait_until(true, process=None):
+    """Wait for a condition, and for no longer than a program lives that should bring it about."""
+    deadline = time.monotonic() + TIMEOUT
+    while not true():
+        assert process is None or process.poll() is None, "it ended"
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("prefect"))
+    process = server.start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(server.port))
+    try:
+        wait_until(server.healthy, process)
+        yield server
+    finally:
+        kill(process)
+
+
+@pytest.fixture(scope="module")
+def prefect(server):
+    """This process's Prefect uses the server, and has said all it had to before that ends."""
+    from prefect import settings
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    with settings.temporary_settings(
+        {
+            settings.PREFECT_HOME: server.folder,
+            settings.PREFECT_API_URL: server.url,
+            settings.PREFECT_LOCAL_STORAGE_PATH: server.folder / "storage",
+        }
+    ):
+        yield server
+        APILogWorker.instance().drain()
+        EventsWorker.drain_all()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Photos with faces and without, a broken one, an empty one, and a few copies: two shards."""
+    folder = tmp_path_factory.mktemp("source") / "photos"
+    folder.mkdir()
+    for photo in (ASTRONAUT, HOPPER, FLOWER, packaged("sklearn", "datasets/images/china.jpg")):
+        shutil.copy(photo, folder)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "empty.jpg").touch()
+    write_faces(folder, SHARD)
+    return folder
+
+
+def write_faces(folder, count):
+    """Pictures of 48x48 px, taken as faces whole, no two the same."""
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(7).integers(0, 256, (count, 48, 48), np.uint8)
+    for number, face in enumerate(pixels):
+        cv2.imwrite(str(folder / f"face{number:04}.png"), cv2.GaussianBlur(face, (0, 0), 4))
+    return folder
+
+
+@pytest.fixture
+def faces(tmp_path):
+    return write_faces(tmp_path / "faces", 5)
+
+
+def label(sources, out, **given):
+    return label_photos([str(source) for source in sources], str(out), champion=CHAMPION, **given)
+
+
+def failure(sources, out, **given):
+    """The message of a run that Failed."""
+    given = {"champion": CHAMPION} | given
+    state = label_photos([str(source) for source in sources], str(out), **given, return_state=True)
+    assert state.is_failed()
+    return state.message
+
+
+def tables(out):
+    """The content of both tables, without the time that each image took."""
+    with (out / "images.csv").open(newline="") as file:
+        images = [{name: cell for name, cell in row.items() if name != "milliseconds"} for row in csv.DictReader(file)]
+    return (out / "faces.csv").read_text(), images
+
+
+def statuses(out):
+    return {Path(row["path"]).name: (row["status"], row["reason"]) for row in tables(out)[1]}
+
+
+def kept(out):
+    """What Prefect keeps of the shards of an output folder."""
+    return list(results_folder(out).glob("*"))
+
+
+def test_shards_shrink_and_are_the_same_after_a_kill():
+    for pending, workers in ((1, 2), (32, 2), (33, 1), (1000, 2), (5000, 8), (100_000, 4)):
+        sizes = shard_sizes(pending, workers)
+        assert sum(sizes) == pending
+        assert sizes == sorted(sizes, reverse=True)
+        assert shard_sizes(pending - sum(sizes[:3]), workers) == sizes[3:]
+    assert shard_sizes(0, 2) == []
+    assert all(10 <= len(shard_sizes(pending, 2)) < 100 for pending in (1000, 3000, 10_000, 20_000))
+    assert len(shard_sizes(100_000, 64)) < 1000
+
+
+def test_the_task_works_without_prefect(faces, tmp_path):
+    with closing(Job([str(faces)], tmp_path / "out", Label(), Path(CHAMPION))) as job:
+        files = list(job.files())
+        assert [result.file for result in label_shard.fn(files, job.settings)] == files
+
+
+def test_it_writes_what_the_command_line_writes(prefect, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    expected = label_folder(["photos"], tmp_path / "direct", champion=Path(CHAMPION))
+    run = label(["photos"], tmp_path / "out", json_lines=True)
+    assert tables(tmp_path / "out") == tables(tmp_path / "direct")
+    for part in ("complete", "champion", "settings", "images", "faces", "drift"):
+        assert run[part] == expected[part]
+    assert run["images"]["status"]["unreadable"] == 2
+    assert (tmp_path / "out" / "labels.jsonl").exists()
+    assert not (tmp_path / "direct" / "labels.jsonl").exists()
+    assert not kept(tmp_path / "out")
+
+
+def test_what_it_leaves_in_prefect(prefect, photos, tmp_path):
+    from prefect.artifacts import Artifact
+
+    out = tmp_path / "out"
+    run = label([photos], out)
+    assert float(Artifact.get("label-progress").data) == 100
+    assert Artifact.get("label-report").data == f"[{out / 'report.html'}]({(out / 'report.html').as_uri()})"
+    rows = {row["expression"]: row for row in yaml.safe_load(Artifact.get("label-expressions").data)}
+    assert {name: row["faces"] for name, row in rows.items()} == run["faces"]["expressions"]
+    assert sum(float(row["share"].rstrip("%")) for row in rows.values()) == pytest.approx(100, abs=0.5)
+    assert rows["disgust"]["share in training"] == "1.3%"
+    text = Artifact.get("label-run").data
+    assert f"{run['images']['total']:,}: {run['images']['total']:,} labelled now" in text
+    assert "| drift (PSI) | too few faces |" in text
+
+
+def test_a_second_run_labels_only_what_arrived(prefect, faces, tmp_path, monkeypatch):
+    label([faces], tmp_path / "out")
+    monkeypatch.setattr(ImageFile, "read", None)  # nothing may be read
+    again = label([faces], tmp_path / "out")["images"]
+    assert (again["labelled"], again["reused"], again["pending"]) == (0, 5, 0)
+    monkeypatch.undo()
+    shutil.copy(faces / "face0001.png", faces / "arrived.png")
+    arrived = label([faces], tmp_path / "out")["images"]
+    assert (arrived["labelled"], arrived["reused"], arrived["pending"]) == (1, 5, 0)
+
+
+def test_a_thousand_images_make_tens_of_tasks(prefect, tmp_path):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    folder = write_faces(tmp_path / "faces", 1000)
+    state = label_photos([str(folder)], str(tmp_path / "out"), champion=CHAMPION, return_state=True)
+    assert state.result()["images"]["status"] == {"ok": 1000}
+
+    def tasks():
+        this_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        return client.read_task_runs(flow_run_filter=this_run)
+
+    with get_client(sync_client=True) as client:
+        wait_until(lambda: len(tasks()) >= 10)  # they come as events, a little later
+        assert {task.name.split("-")[0] for task in tasks()} == {"label_shard"}
+        assert len(tasks()) < 100
+
+
+class Disk:
+    """A disk that fails, in the place of ImageFile.read: `faults` times for the file of that name."""
+
+    def __init__(self, monkeypatch, name, faults, code=errno.EIO):
+        self.name, self.faults, self.code = name, faults, code
+        self.reads = Counter()
+        self.lock = Lock()
+        read = ImageFile.read
+        monkeypatch.setattr(ImageFile, "read", lambda file: self.read(file, read))
+        patient = flow_module.label_again.with_options(retry_delay_seconds=0)
+        monkeypatch.setattr(flow_module, "label_again", patient)
+
+    def read(self, file, read):
+        name = Path(file.path).name
+        with self.lock:
+            self.reads[name] += 1
+            if name == self.name and self.reads[name] <= self.faults:
+                raise OSError(self.code, os.strerror(self.code), file.path)
+        return read(file)
+
+
+def test_a_fault_of_the_disk_is_tried_again_for_its_file_alone(prefect, faces, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, "face0002.png", 3)
+    assert label([faces], tmp_path / "out")["images"]["status"] == {"ok": 5}
+    assert disk.reads.pop("face0002.png") == 4
+    assert set(disk.reads.values()) == {1}
+
+
+def test_a_lasting_fault_is_a_row_that_the_next_run_tries_again(prefect, faces, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, "face0002.png", 1000)
+    run = label([faces], tmp_path / "out")
+    assert run["images"]["status"] == {"ok": 4, "unreadable": 1}
+    assert statuses(tmp_path / "out")["face0002.png"] == ("unreadable", "input/output error")
+    assert disk.reads["face0002.png"] == 1 + 4 + 1  # in the shard, again with three retries, for the row
+    disk.faults = 0
+    healed = label([faces], tmp_path / "out")["images"]
+    assert (healed["labelled"], healed["reused"], healed["status"]) == (1, 4, {"ok": 5})
+
+
+def test_what_time_does_not_mend_is_not_tried_again(prefect, faces, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, "face0002.png", 1000, errno.EACCES)
+    assert label([faces], tmp_path / "out")["images"]["status"] == {"ok": 4, "unreadable": 1}
+    assert disk.reads["face0002.png"] == 2
+
+
+def test_a_mistake_is_one_line(prefect, faces, tmp_path, capfd):
+    out = tmp_path / "out"
+    assert "no file or folder" in failure([tmp_path / "nowhere"], out)
+    assert "no champion" in failure([faces], out, champion=str(tmp_path))
+    assert "label.detectr; did you mean 'detector'?" in failure([faces], out, options={"detectr": "haar"})
+    assert not out.exists()
+    with closing(Job([str(faces)], out, Label(), Path(CHAMPION))):
+        assert "another run" in failure([faces], out)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_folder_without_an_image_yet_is_no_failure(prefect, tmp_path):
+    (tmp_path / "photos").mkdir()
+    state = label_photos([str(tmp_path / "photos")], str(tmp_path / "out"), CHAMPION, return_state=True)
+    assert state.is_completed()
+    assert "no image in" in state.message
+
+
+RUN = "import sys; from flows.label import label_photos; label_photos([sys.argv[1]], sys.argv[2], champion=sys.argv[3])"
+
+
+def start_flow(server, folder, out, log):
+    """The flow in a process of its own, at a moment when shards are done and others are not."""
+    process = server.start("python", "-c", RUN, str(folder), str(out), CHAMPION, log=log)
+    wait_until(lambda: server.read(log).count("Finished in state Completed()") >= 3, process)
+    return process
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Photos to find faces in, for 8 shards of the smallest size, however many cores there are."""
+    folder = tmp_path_factory.mktemp("many")
+    photo = cv2.imread(str(ASTRONAUT))
+    for number in range(8 * SHARD):
+        cv2.imwrite(str(folder / f"{number:03}.jpg"), photo[number:, number:])
+    return folder
+
+
+def test_a_killed_flow_goes_on_where_it_was(prefect, many, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    kill(start_flow(prefect, many, out, "killed.txt"))
+    done = prefect.read("killed.txt").count("Finished in state Completed()")
+    assert not (out / "run.json").exists()
+    labelled = []
+    label_images = flow_module.label_images
+
+    def counted(files, settings, workers):
+        labelled.extend(files)
+        return label_images(files, settings, workers)
+
+    monkeypatch.setattr(flow_module, "label_images", counted)
+    run = label([many], out)
+    assert 0 < len(labelled) <= len(list(many.iterdir())) - done * SHARD
+    assert run["images"]["status"].keys() <= {"ok", "no_face"}
+    assert not kept(out)
+    label_folder([str(many)], tmp_path / "undisturbed", champion=Path(CHAMPION))
+    assert tables(out) == tables(tmp_path / "undisturbed")
+
+
+def test_an_interrupted_flow_writes_what_it_has(prefect, many, tmp_path):
+    process = start_flow(prefect, many, tmp_path / "out", "interrupted.txt")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(TIMEOUT) != 0
+    run = yaml.safe_load((tmp_path / "out" / "run.json").read_text())
+    assert not run["complete"]
+    assert 0 < run["images"]["labelled"] == len(tables(tmp_path / "out")[1]) < 8 * SHARD
+
+
+def test_the_deployment_labels_what_arrives(prefect, photos, tmp_path):
+    """prefect.yaml as its first lines say, but for a shorter interval, with a real worker."""
+    workspace = tmp_path / "workspace"
+    for name in ("flows", "tasks", "models/champion"):
+        shutil.copytree(ROOT / name, workspace / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", workspace)
+    deployments = (ROOT / "prefect.yaml").read_text()
+    assert "interval: 900" in deployments
+    (workspace / "prefect.yaml").write_text(deployments.replace("interval: 900", "interval: 3"))
+    shutil.copytree(photos, workspace / "photos")
+    total = len(list(photos.iterdir()))
+
+    def labelled():
+        try:
+            return yaml.safe_load((workspace / "labels" / "run.json").read_text())["images"]
+        except FileNotFoundError:
+            return {"total": 0}
+
+    prefect.run("prefect", "work-pool", "create", "ferflow", "--type", "process", cwd=workspace)
+    prefect.run("prefect", "deploy", "--name", "label", cwd=workspace)
+    worker = prefect.start("prefect", "worker", "start", "--pool", "ferflow", cwd=tmp_path, log="worker.txt")
+    try:
+        wait_until(lambda: labelled()["total"] == total, worker)
+        shutil.copy(photos / "face0001.png", workspace / "photos" / "arrived.png")
+        wait_until(lambda: labelled()["total"] == total + 1, worker)
+        assert labelled()["pending"] == 0
+        assert statuses(workspace / "labels")["arrived.png"] == ("ok", "")
+    finally:
+        os.killpg(worker.pid, signal.SIGTERM)
+        worker.wait(TIMEOUT)
+    assert "Traceback" not in prefect.read("worker.txt")

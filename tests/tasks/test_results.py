@@ -1,0 +1,165 @@
+"""What labelling leaves: tables that agree, pictures that match them, and a run that says what it was."""
+
+import csv
+import json
+import os
+import shutil
+import zipfile
+
+import cv2
+import numpy as np
+import pyarrow.parquet
+import pytest
+from conftest import ASTRONAUT, ROOT
+
+from tasks.expressions import EXPRESSIONS
+from tasks.folder import label_folder
+from tasks.params import Label
+from tasks.results import FACE_COLUMNS, IMAGE_COLUMNS, Outputs, shown
+
+CHAMPION = ROOT / "models" / "champion"
+
+
+def run(source, out, outputs=Outputs(), **options):  # noqa: B008 - immutable
+    return label_folder([str(source)], out, Label(**options), CHAMPION, outputs)
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def files_below(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_every_image_has_one_row_and_every_face(photos, tmp_path):
+    run(photos, tmp_path / "out")
+    images = rows(tmp_path / "out" / "images.csv")
+    assert [(row["path"].removeprefix(f"{photos}/"), row["status"], row["reason"], row["faces"]) for row in images] == [
+        ("a.png", "ok", "", "1"),
+        ("b.jpg", "no_face", "", "0"),
+        ("c.jpg", "unreadable", "not an image, or a damaged one", "0"),
+        ("d.jpg", "unreadable", "an empty file", "0"),
+        ("more/a.jpg", "ok", "", "1"),
+    ]
+    assert (images[0]["width"], images[0]["format"], images[2]["width"]) == ("512", "PNG", "")
+    faces = rows(tmp_path / "out" / "faces.csv")
+    assert [(row["path"].removeprefix(f"{photos}/"), row["face"]) for row in faces] == [
+        ("a.png", "1"),
+        ("more/a.jpg", "1"),
+    ]
+    assert list(faces[0]) == list(FACE_COLUMNS)
+    assert 170 < int(faces[0]["x"]) < 190
+    assert (faces[0]["label"], faces[0]["confidence"]) == ("happy", faces[0]["happy"])
+    assert faces[0]["champion"] == json.loads((CHAMPION / "champion.json").read_text())["version"]
+    assert (faces[0]["trained_on"], faces[0]["detector"]) == ("fer2013", "yunet")
+
+
+@pytest.mark.parametrize(("name", "columns"), [("faces", FACE_COLUMNS), ("images", IMAGE_COLUMNS)])
+def test_parquet_and_csv_say_the_same(name, columns, photos, tmp_path):
+    run(photos, tmp_path / "out")
+    table = pyarrow.parquet.read_table(tmp_path / "out" / f"{name}.parquet")
+    assert {field.name: str(field.type) for field in table.schema} == {
+        name: {"float64": "double", "bool_": "bool"}.get(kind, kind) for name, kind in columns.items()
+    }
+    text = [["" if value is None else str(value) for value in row.values()] for row in table.to_pylist()]
+    assert text == [list(row.values()) for row in rows(tmp_path / "out" / f"{name}.csv")]
+
+
+def test_a_folder_without_faces_has_empty_tables(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    run(tmp_path / "photos", tmp_path / "out")
+    assert rows(tmp_path / "out" / "faces.csv") == []
+    assert pyarrow.parquet.read_table(tmp_path / "out" / "faces.parquet").num_rows == 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_run_json_says_what_ran_on_what(photos, tmp_path):
+    answer = run(photos, tmp_path / "out", min_confidence=0.8)
+    content = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert content == answer
+    assert content["complete"]
+    assert content["images"]["status"] == {"ok": 2, "no_face": 1, "unreadable": 2}
+    assert (content["images"]["total"], content["images"]["labelled"], content["images"]["reused"]) == (5, 5, 0)
+    assert content["faces"]["total"] == sum(content["faces"]["expressions"].values()) == 2
+    assert list(content["faces"]["expressions"]) == list(EXPRESSIONS)
+    assert (
+        content["faces"]["review"]
+        == sum(float(row["confidence"]) < 0.8 for row in rows(tmp_path / "out/faces.csv"))
+        == 1
+    )
+    assert [row["review"] for row in rows(tmp_path / "out" / "faces.csv")] == ["False", "True"]
+    assert content["drift"]["psi"] is None
+
+
+def test_json_lines_have_a_line_an_image(photos, tmp_path):
+    run(photos, tmp_path / "out", Outputs(json_lines=True))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "labels.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["ok", "no_face", "unreadable", "unreadable", "ok"]
+    assert lines[0]["faces"][0]["label"] == "happy"
+    assert lines[0]["faces"][0]["review"] is False
+    assert lines[1]["faces"] == []
+
+
+def test_annotated_copies_mark_the_face_alone(photos, tmp_path):
+    run(photos, tmp_path / "out", Outputs(annotated=True))
+    picture = rows(tmp_path / "out" / "images.csv")[0]["annotated"]
+    copy = cv2.imread(str(tmp_path / "out" / picture)).astype(int)
+    changed = np.abs(copy - cv2.imread(str(ASTRONAUT))).max(axis=2) > 60  # less is JPEG's doing
+    down, across = np.nonzero(changed)
+    assert 30 < down.min() < down.max() < 200
+    assert 150 < across.min() < across.max() < 300
+
+
+def test_crops_are_a_training_set_in_folders(photos, tmp_path):
+    run(photos, tmp_path / "out", Outputs(crops=True))
+    crops = files_below(tmp_path / "out" / "crops")
+    assert [name.partition("/")[0] for name in crops] == ["happy", "neutral"]
+    assert cv2.imread(str(tmp_path / "out" / "crops" / crops[0]), cv2.IMREAD_UNCHANGED).shape == (48, 48)
+
+
+def test_pictures_once_asked_for_follow_the_labels(photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, out, Outputs(annotated=True, crops=True, json_lines=True))
+    first = files_below(out)
+    os.truncate(photos / "a.png", 0)
+    shutil.copy(ASTRONAUT, photos / "z.png")
+    run(photos, out)
+    second = files_below(out)
+    assert len(second) == len(first)
+    assert [name for name in second if "/a-" in name and "png" in name and "happy" in name] == []
+    assert len([name for name in second if "/z-" in name]) == 2
+    run(photos, out, Outputs(annotated=False, crops=False, json_lines=False))
+    assert not [name for name in files_below(out) if "/" in name or name.endswith("jsonl")]
+
+
+def test_photos_that_no_browser_shows_get_an_annotated_copy_unasked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(ASTRONAUT, "holiday/a.png")
+    run(tmp_path / "photos.zip", tmp_path / "out")
+    (image,) = rows(tmp_path / "out" / "images.csv")
+    assert image["path"] == f"{tmp_path}/photos.zip/holiday/a.png"
+    assert (tmp_path / "out" / image["annotated"]).exists()
+
+
+def test_names_that_are_not_utf_8_or_hold_a_newline_have_their_rows(tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    names = (b"new\nline.png", b"latin\xe9.png", "smile 😀.png".encode(), b'quo"te, comma.png', b"=1+1.png")
+    for name in names:
+        shutil.copy(ASTRONAUT, folder / os.fsdecode(name))
+    run(folder, tmp_path / "out", Outputs(annotated=True, crops=True, json_lines=True))
+    expected = sorted(name.decode("utf-8", "backslashreplace") for name in names)
+    for table in (
+        rows(tmp_path / "out" / "images.csv"),
+        pyarrow.parquet.read_table(tmp_path / "out/faces.parquet").to_pylist(),
+    ):
+        assert sorted(row["path"].removeprefix(f"{folder}/") for row in table) == expected
+    assert len(files_below(tmp_path / "out" / "annotated")) == len(names)
+
+
+def test_shown_is_always_text():
+    assert shown("ok é") == "ok é"
+    assert shown("latin\udce9") == r"latin\xe9"
