@@ -71,7 +71,7 @@ class Job:
 
     def label(self, workers: int) -> Iterator[Labelled]:
         """Label on this machine, with `workers` threads; yields each image when it is kept."""
-        for results in in_batches(label_images(self.files(), self.settings, workers), STORED_AT_ONCE):
+        for results in _in_batches(label_images(self.files(), self.settings, workers), STORED_AT_ONCE):
             self.add(results)
             yield from results
 
@@ -96,7 +96,7 @@ def label_folder(
         return job.finish()
 
 
-def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def _in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Lists of `size` items, the last one of what is left."""
     rest = iter(items)
     while batch := list(islice(rest, size)):

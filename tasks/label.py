@@ -78,7 +78,7 @@ class Labelled(NamedTuple):
     """What is known of an image."""
 
     file: ImageFile
-    status: str  # ok, no_face, unreadable, too_large, unsupported
+    status: str  # ok, no_face, unreadable, too_large, unsupported, failed
     reason: str = ""  # why there is no result
     format: str = ""  # JPEG, PNG, ...
     width: int | None = None  # px, upright
@@ -167,6 +167,10 @@ def find_faces(file: ImageFile, settings: Settings) -> _Found:
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         found = _Found(Labelled(file, "unreadable", reason, failure=error.errno or errno.EIO), NO_CROPS)
+    except MemoryError:
+        found = _Found(Labelled(file, "failed", "not enough memory", failure=errno.ENOMEM), NO_CROPS)
+    except Exception as error:  # a defect, here or in a library: a row tells of it, and the other images go on
+        found = _Found(Labelled(file, "failed", " ".join(f"{type(error).__name__}: {error}".split())), NO_CROPS)
     milliseconds = round((time.perf_counter() - started) * 1000, 1)
     return found._replace(result=found.result._replace(milliseconds=milliseconds))
 

@@ -148,6 +148,29 @@ def test_a_file_that_vanishes_meanwhile_is_tried_again(photos):
     )
 
 
+@pytest.mark.parametrize(
+    ("error", "reason", "failure"),
+    [
+        (cv2.error("OpenCV:\n assertion"), "error: OpenCV: assertion", None),
+        (MemoryError(), "not enough memory", errno.ENOMEM),
+    ],
+)
+def test_a_defect_met_by_one_image_does_not_end_the_run(error, reason, failure, photos, monkeypatch):
+    from tasks import label as engine
+
+    decode = engine.decode
+
+    def decode_all_but_one(content, header, long_side):
+        if (header.width, header.height) == (640, 427):
+            raise error
+        return decode(content, header, long_side)
+
+    monkeypatch.setattr(engine, "decode", decode_all_but_one)
+    results = label(photos)
+    assert [result.status for result in results] == ["ok", "failed", "unreadable", "unreadable", "ok"]
+    assert (results[1].reason, results[1].failure) == (reason, failure)
+
+
 def test_the_key_of_settings_changes_with_what_decides():
     keys = {settings(**options).key for options in ({}, {"mirror": True}, {"detector": "haar"}, {"long_side": 320})}
     assert len(keys) == 4
