@@ -29,6 +29,7 @@ Chosen on val (PublicTest); test (PrivateTest) was only reported. Recall on test
 ## Trained on
 
 `{data}`: {train:,} faces, without copies of val and test faces, by the code `{code:.12}`. Weights: {weights}.
+Labelling computes in {arithmetic}; its probabilities differ from the trained network's by {difference:.4f} on average.
 
 ## Use it for, and not for
 
@@ -58,6 +59,8 @@ def write_card(folder: Path, info: dict[str, Any]) -> None:
         train=info["data"]["faces"]["train"],
         code=info["code"],
         weights=info["weights"],
+        arithmetic=info["litert"]["arithmetic"],
+        difference=info["litert"]["mean_difference"],
         **info["size"],
     )
     with replacing(folder / CARD) as temporary:

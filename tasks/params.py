@@ -119,7 +119,8 @@ class Promote(Section):
     min_class_recall: Share
     max_predicted_share: Share  # of one expression; a collapsed network says one thing only
     max_megabytes: PositiveFloat  # of the whole champion folder
-    max_disagreement: PositiveFloat  # between the probabilities of its two forms
+    max_disagreement: PositiveFloat  # in a probability, of its two forms and of weights in half precision
+    max_int8_difference: NonNegativeFloat  # of probabilities, on average, in 8-bit arithmetic
 
 
 class Yunet(Section):

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -24,6 +24,9 @@ from tasks.files import replacing, sha256, write_json
 from tasks.params import Params, Promote, load
 from tasks.parse import load_split
 from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY
+
+if TYPE_CHECKING:
+    from tasks.export import Forms
 
 LIBRARIES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
 MILLION = 1e6
@@ -80,8 +83,9 @@ def prepare(name: str, params: Params, folder: Path) -> None:
 
     folder.mkdir(parents=True)
     faces, _ = load_split("val")
-    precision = export(CANDIDATES / name / "model.keras", folder, faces, params.promote.max_disagreement)
-    info = describe(name, params, folder, precision)
+    bars = params.promote
+    forms = export(CANDIDATES / name / "model.keras", folder, faces, bars.max_disagreement, bars.max_int8_difference)
+    info = describe(name, params, folder, forms)
     write_json(folder / champion.INFO, info)
     write_card(folder, info)
     megabytes = sum(file.stat().st_size for file in folder.iterdir()) / MILLION
@@ -89,7 +93,7 @@ def prepare(name: str, params: Params, folder: Path) -> None:
         raise UserError(f"its champion folder has {megabytes:.1f} MB, more than {params.promote.max_megabytes:.1f}")
 
 
-def describe(name: str, params: Params, folder: Path, precision: str) -> dict[str, Any]:
+def describe(name: str, params: Params, folder: Path, forms: "Forms") -> dict[str, Any]:
     """What champion.json says: version, origin, data, checksums, parameters, libraries, measures, calibration."""
     measures = json.loads((CANDIDATES / name / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     per_class = pd.read_csv(CANDIDATES / name / "evaluation" / "per_class.csv")
@@ -106,7 +110,8 @@ def describe(name: str, params: Params, folder: Path, precision: str) -> dict[st
             "sha256": {path.name: sha256(path) for path in sorted(ARRAYS.glob("*.npy"))},
         },
         "files": files,
-        "weights": precision,
+        "weights": forms.weights,
+        "litert": {"arithmetic": forms.arithmetic, "mean_difference": round(forms.difference, 5)},
         "parameters": {"train": params.train.model_dump(), "candidate": params.candidate(name).model_dump()},
         "code": code_checksum(),
         "libraries": {library: version(library) for library in LIBRARIES},

@@ -1,6 +1,6 @@
 """Labelling against its own bound: images a second for decoding, for decoding + detecting, and for labelling whole.
 
-    python tests/benchmarks/label_speed.py                    # six minutes
+    python tests/benchmarks/label_speed.py                    # four minutes
     python tests/benchmarks/label_speed.py --images 100 --rounds 1
     python tests/benchmarks/label_speed.py --growing          # also 1,000 to 100,000 small images; ten minutes more
 
@@ -139,8 +139,8 @@ def run_command(source, out):
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=320)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--images", type=int, default=240)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--growing", action="store_true")
     arguments = parser.parse_args()
     os.chdir(ROOT)

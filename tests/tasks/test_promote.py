@@ -4,7 +4,12 @@ from tasks.params import Promote
 from tasks.promote import leaderboard, verdict
 
 BARS = Promote(
-    min_accuracy=0.5, min_class_recall=0.2, max_predicted_share=0.5, max_megabytes=20.0, max_disagreement=0.01
+    min_accuracy=0.5,
+    min_class_recall=0.2,
+    max_predicted_share=0.5,
+    max_megabytes=20.0,
+    max_disagreement=0.01,
+    max_int8_difference=0.01,
 )
 FINE = {"accuracy": 0.6, "macro_f1": 0.5, "lowest_recall": 0.3, "largest_share": 0.3, "calibration_error": 0.02}
 
