@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.summary import plain, show_run
+from flows import champion as champions
+from flows.summary import counted, plain, show_run
 from tasks.errors import INTERRUPTED, UserError, explained
 from tasks.paths import CHAMPION, LEADERBOARD
 
@@ -34,6 +35,10 @@ HELP = """Train facial-expression classifiers on FER2013 and label photographs w
 
 5. `ferflow label PHOTOS --out labels` finds the faces in photos and names their expressions.
 
+6. `ferflow collect labels` turns what you corrected there into rows to train on; `dvc repro` trains on them.
+
+7. `ferflow champion` lists the champion's versions, compares two, goes back to one.
+
 `ferflow demo` shows all of it on drawn faces in a few minutes, without FER2013.
 """
 LEADERBOARD_COLUMNS = {  # of the csv and of the timings: heading and format
@@ -50,6 +55,7 @@ app = typer.Typer(
     help=HELP, rich_markup_mode="markdown", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 console = Console()
+app.add_typer(champions.app, name="champion")
 
 
 @app.command()
@@ -166,6 +172,31 @@ def _progress() -> Progress:
     counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f} images, {task.fields[faces]:,} faces")
     columns = TextColumn("{task.description:9}"), BarColumn(), counts, TimeRemainingColumn()
     return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+@app.command()
+def collect(
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="An output folder of `ferflow label`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The csv to write; else data/raw/extra/NAME.csv, of LABELS' name.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="A corrected copy of its faces.csv, read in its place.")
+    ] = None,
+) -> None:
+    """Turn corrected labels into rows to train on.
+
+    Correct in either way, or both: add a column `corrected` to faces.csv and name an expression in some rows (without that
+    column, changed labels count); or move pictures of crops/ (label with --crops) to another expression's folder.
+    Names may be English or Portuguese. The csv joins Training, never val or test. Collect before you label into that folder
+    again, which renews its table and pictures.
+
+    Examples: `ferflow collect labels`, `ferflow collect labels --table corrected.csv --out data/raw/extra/party.csv`
+    """
+    from tasks.collect import collect
+
+    path, counts = collect(labels, out, table)
+    print(f"{path}: {sum(counts.values()):,} faces to train on ({counted(counts)}). Next: dvc repro")
 
 
 @app.command()

@@ -20,10 +20,10 @@ def show_run(run: dict[str, Any], out: Path) -> None:
     _show_faces(console, out / "faces.csv", run["faces"]["total"])
     _show_problems(console, out / "images.csv")
     images, faces, champion = run["images"], run["faces"], run["champion"]
-    print(f"Images: {images['total']:,} ({_counts(images['status'])}); {_work(images, run['seconds'])}")
+    print(f"Images: {images['total']:,} ({counted(images['status'])}); {_work(images, run['seconds'])}")
     print(f"Faces: {faces['total']:,}", end="")
     if faces["total"]:
-        print(f" ({_counts(faces['expressions'])});", end="")
+        print(f" ({counted(faces['expressions'])});", end="")
         print(f" {faces['review']:,} to review, confidence under {run['min_confidence']:.0%}", end="")
     print(f"\nChampion: {champion['version']}, trained on {champion['trained_on']},", end="")
     print(f" {champion['test_accuracy']:.1%} right on its test faces")
@@ -65,7 +65,8 @@ def _first(path: Path, count: int) -> list[dict[str, str]]:
         return list(islice(csv.DictReader(file), count))
 
 
-def _counts(words: Mapping[str, int]) -> str:
+def counted(words: Mapping[str, int]) -> str:
+    """Counts in words, the largest first."""
     counts = sorted(words.items(), key=lambda item: -item[1])
     return ", ".join(f"{count:,} {word}" for word, count in counts if count)
 

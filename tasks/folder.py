@@ -11,7 +11,7 @@ from tasks.champion import load
 from tasks.label import Labelled, label_images, make_settings
 from tasks.params import Label
 from tasks.paths import CHAMPION
-from tasks.results import AS_BEFORE, Outputs, Run, write_results
+from tasks.results import AS_BEFORE, Outputs, Run, refuse_corrected, write_results
 from tasks.sources import ImageFile, find_images
 from tasks.store import Store
 from tasks.threads import cores
@@ -32,7 +32,7 @@ class Job:
         outputs: what to write beside tables and report.
 
     Raises:
-        UserError: a source is not there, no champion, or another run holds the folder.
+        UserError: a source is not there, no champion, or another run or a person's corrections hold the folder.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Job:
     ) -> None:
         files = find_images(sources, out)
         files = chain([next(files)], files)  # a wrong source is told before anything is written
+        refuse_corrected(out)
         self.settings = make_settings(options, champion)
         self._run = Run(
             list(sources), self.settings, load(champion), options.min_confidence, outputs.after(out), 0, 0.0

@@ -6,22 +6,26 @@ Accepts fer2013.csv (columns emotion,pixels,Usage), icml_face_data.csv (emotion,
 (train/angry/*.jpg), or a zip of any of these, told apart by content. Writes data/ingested/faces.parquet: row (int32, the
 line in the csv, header = 1; the place in sorted order for images), file, split, label, pixels (text, as in the csv).
 Nothing is judged here: a row that makes no sense goes through as it is, and `parse` says what is wrong with it.
+
+A team's own rows, data/raw/extra/*.csv, follow as train and are judged first: tasks/extra.py. Their numbers go on where those
+before end, so that a number means one row of the table; source.json has each file's offset, its line = row - offset.
 """
 
 import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow.parquet
 
 from tasks.errors import UserError, explained
 from tasks.expressions import LABEL_OF_FOLDER
+from tasks.extra import EXTRA, check_extra, find_extra, read_extra
 from tasks.files import replacing, write_json
 from tasks.params import load
 from tasks.paths import INGESTED
@@ -173,28 +177,58 @@ def read(source: Source) -> Iterator[Row]:
                     yield from read_csv(lines, source.path / source.member)
 
 
-def write_table(source: Source, path: Path) -> int:
-    """Write a source's rows as parquet and return how many; UserError if there is none."""
-    count = 0
+class Part(NamedTuple):
+    """Where one file's rows are in the table."""
+
+    file: str
+    rows: int
+    offset: int  # a row's number is its line, or an image's place, and this
+
+
+def write_table(source: Source, path: Path, extra: Sequence[Path] = ()) -> list[Part]:
+    """Write a source's rows, then those of files of extra rows, as parquet; returns a part for each.
+
+    Raises:
+        UserError: the source has no row, or cannot be read to its end.
+    """
+    parts: list[Part] = []
+    offset = 0
     # Uncompressed: the table is read once, by the next stage, and compressing it costs more than writing it.
     options = {"compression": "none", "use_dictionary": ["file", "split", "label"], "write_statistics": ["row"]}
     with replacing(path) as temporary:
         with temporary.open("wb") as file, pyarrow.parquet.ParquetWriter(file, SCHEMA, **options) as writer:
-            for batch in to_batches(read(source)):
-                writer.write_batch(batch)
-                count += batch.num_rows
-        if not count:
+            for place in (source.path, *extra):
+                count, last = 0, offset
+                for batch in to_batches(read_extra(place, offset) if parts else read(source)):
+                    writer.write_batch(batch)
+                    count += batch.num_rows
+                    last = batch.column("row")[-1].as_py()
+                parts.append(Part(str(place), count, offset))
+                offset = last
+        if not parts[0].rows:
             raise UserError(f"{source.path}: a header and no row below it; download fer2013.csv again")
-    return count
+    return parts
+
+
+def describe(source: Source, parts: list[Part]) -> dict[str, Any]:
+    """The content of source.json: the data set, and the files of extra rows if there are any."""
+    content = {"data": source.name, "form": source.form, "rows": parts[0].rows}
+    return content | ({"extra": [part._asdict() for part in parts[1:]]} if parts[1:] else {})
 
 
 @explained
 def main() -> None:
     """Read data/raw, write data/ingested."""
-    source = find_source(Path(load().ingest.source))
-    rows = write_table(source, INGESTED / "faces.parquet")
-    write_json(INGESTED / "source.json", {"data": source.name, "form": source.form, "rows": rows})
-    print(f"{source.path}: {rows:,} rows ({source.form})")
+    folder = Path(load().ingest.source)
+    source, extra = find_source(folder), find_extra(folder)
+    check_extra(extra)
+    parts = write_table(source, INGESTED / "faces.parquet", extra)
+    write_json(INGESTED / "source.json", describe(source, parts))
+    print(f"{source.path}: {parts[0].rows:,} rows ({source.form})")
+    if extra:
+        print(
+            f"{folder / EXTRA}: {sum(part.rows for part in parts[1:]):,} rows more for training from {len(extra)} csv"
+        )
 
 
 if __name__ == "__main__":

@@ -123,6 +123,18 @@ class Promote(Section):
     max_int8_difference: NonNegativeFloat  # of probabilities, on average, in 8-bit arithmetic
 
 
+class Gate(Section):
+    """When a challenger replaces the champion; see tasks/judge.py. Differences are of accuracies or recalls, 0 to 1."""
+
+    min_gain: Share = 0.005
+    max_p: Share = 0.1  # of McNemar's test; above it a gain may be chance
+    max_class_drop: Share = 0.03  # of any expression's recall
+    max_megabytes: PositiveFloat = 20.0  # of the whole champion folder
+    max_slowdown: PositiveFloat = 1.5  # milliseconds a face, as a multiple of the champion's
+    refresh: bool = True  # one trained on newer data need not be better
+    refresh_tolerance: Share = 0.0  # how much worse it may then be
+
+
 class Yunet(Section):
     """YuNet's options; see tasks/faces.py."""
 
@@ -165,6 +177,7 @@ class Params(Section):
     candidates: dict[str, Candidate]
     evaluate: Evaluate
     promote: Promote
+    gate: Gate = Gate()
     label: Label = Label()
 
     def candidate(self, name: str) -> Candidate:

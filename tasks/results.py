@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from tasks.champion import Champion
 from tasks.drift import psi
+from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.files import replacing, write_json
 from tasks.label import Labelled, Settings
@@ -26,6 +27,7 @@ from tasks.report import ReportFace, ReportImage, write_report
 from tasks.store import Store
 
 RUN = "run.json"
+CORRECTED = "corrected"  # the column that people add to faces.csv; see tasks/collect.py
 REPORT = "report.html"
 JSON_LINES = "labels.jsonl"
 REPORT_FACES = 10_000  # about as many as a page opens quickly with; they are taken evenly from all
@@ -91,6 +93,23 @@ class Counts:
             self.expressions[face.label] += 1
             self.review += face.confidence < min_confidence
             self.confidence += face.confidence
+
+
+def refuse_corrected(out: Path) -> None:
+    """Refuse to overwrite a table that a person corrected.
+
+    Raises:
+        UserError: its column `corrected` is filled in somewhere.
+    """
+    path = out / "faces.csv"
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        if any(row.get(CORRECTED) for row in csv.DictReader(file)):
+            raise UserError(
+                f"{path} holds corrections, which labelling would overwrite; run `ferflow collect {out}`,"
+                f" then remove that table, or name another --out"
+            )
 
 
 def write_results(store: Store, out: Path, run: Run, workers: int, progress: Callable[[], None]) -> dict[str, Any]:

@@ -113,12 +113,19 @@ class Store:
 
     def results(self, settings: str) -> Iterator[Labelled]:
         """What is known of the source's images under these settings, in order; images still pending are left out."""
+        return self._results("AND images.settings IN (?, '')", settings)
+
+    def known(self) -> Iterator[Labelled]:
+        """What is known of the source's images under whatever settings, in order."""
+        return self._results()
+
+    def _results(self, condition: str = "", *values: str) -> Iterator[Labelled]:
         query = f"""{SOURCE}, status, reason, format, width, height, milliseconds, position, source.key
             FROM source JOIN images ON images.key = source.key
-                AND images.size = source.size AND images.stamp = source.stamp AND images.settings IN (?, '')
+                AND images.size = source.size AND images.stamp = source.stamp {condition}
             WHERE position > ? ORDER BY position LIMIT {ROWS_AT_ONCE}"""
         last = 0
-        while rows := self._connection.execute(query, (settings, last)).fetchall():
+        while rows := self._connection.execute(query, (*values, last)).fetchall():
             for row in rows:
                 yield Labelled(_file(row), *row[5:11])._replace(faces=self._faces(row[-1]))
             last = rows[-1][-2]

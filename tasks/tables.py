@@ -126,7 +126,7 @@ def read_images(names: list[str], root: Path, read: Callable[[str], bytes]) -> I
     """Yield a row for each image of `in_tree` below `root`; `read` answers a file's bytes."""
     for number, name in enumerate(names, start=1):
         split, label = place_in_tree(name) or (None, None)
-        yield Row(number, f"{root}/{name}", split, label, _pixel_text(read(name)))
+        yield Row(number, f"{root}/{name}", split, label, pixel_text(read(name)))
 
 
 def read_file(path: Path) -> bytes:
@@ -144,7 +144,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         return b""
 
 
-def _pixel_text(content: bytes) -> bytes | None:
+def pixel_text(content: bytes) -> bytes | None:
     """The grey 48x48 pixels of an encoded image as the csv writes them; None if it is no image or far too large."""
     grey = decode_grey(content, MOST_PIXELS)
     if grey is None:

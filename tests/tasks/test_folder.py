@@ -128,6 +128,22 @@ def test_a_file_that_vanishes_meanwhile_has_its_row(photos, tmp_path, monkeypatc
     assert run(photos, tmp_path / "out")["images"]["total"] == 4
 
 
+def test_a_table_that_a_person_corrected_is_not_overwritten(photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, out)
+    header, *lines = (out / "faces.csv").read_text().splitlines()
+    for corrected, refused in (("sad", True), ("", False)):
+        (out / "faces.csv").write_text("\n".join((f"{header},corrected", *(f"{line},{corrected}" for line in lines))))
+        if refused:
+            with pytest.raises(
+                UserError, match="holds corrections, which labelling would overwrite; run `ferflow collect"
+            ):
+                run(photos, out)
+            assert rows(out / "faces.csv")[0]["corrected"] == "sad"
+        else:
+            assert run(photos, out)["complete"]
+
+
 @pytest.mark.parametrize(
     ("arrange", "message"),
     [

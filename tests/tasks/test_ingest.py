@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks import ingest
+from tasks import ingest, parse
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.ingest import find_source
@@ -147,7 +147,9 @@ def test_forms_of_the_tree(workspace: Path, by_prefix: bool, place: str) -> None
 
 
 def test_what_is_nobodys_data_is_passed_over(workspace: Path) -> None:
-    write("extra/fer2013.csv", "rubbish")
+    write("extra/readme.txt", "rubbish")
+    write("extra/.hidden.csv", "rubbish")
+    write("extra/old/fer2013.csv", "rubbish")
     write("extra/train/angry/1.png", png(FACES[0]))
     write(".hidden.csv", "rubbish")
     write("readme.md", "hello")
@@ -404,3 +406,159 @@ def test_a_limit_on_file_sizes_leaves_the_old_table_whole(workspace: Path) -> No
 def test_a_nameless_set_is_refused() -> None:
     with pytest.raises(UserError, match="no FER2013 in nowhere"):
         find_source(Path("nowhere"))
+
+
+# A team's own rows
+
+
+def extra(name: str, rows: list[tuple[object, str, str]], header: str = "emotion,pixels,Usage") -> None:
+    write(f"extra/{name}", header + "\n" + "".join(f"{label},{text},{usage}\n" for label, text, usage in rows))
+
+
+OWN = np.random.default_rng(2).integers(0, 256, (4, 48, 48)).astype(np.uint8)
+OWN_TEXTS = [" ".join(map(str, face.ravel())) for face in OWN]
+OWN_ROWS = [(label, text, "Training") for label, text in enumerate(OWN_TEXTS)]
+
+
+@pytest.mark.parametrize("content", [CSV.encode(), zipped({"fer2013.csv": CSV.encode()})])
+def test_extra_rows_follow_as_train_in_the_order_of_their_files(workspace: Path, content: bytes) -> None:
+    write("fer2013.csv", content)
+    extra("b.csv", OWN_ROWS[:1])
+    write(
+        "extra/a.CSV",
+        "\ufeffUsage, emotion, pixels\r\n\r\n" + "".join(f"Training, {i},{OWN_TEXTS[i]}\r\n" for i in (1, 2)),
+    )
+    rows = ingested()
+    assert rows[:6] == EXPECTED
+    assert rows[6:] == [
+        (7 + 3, "train", "1", OWN_TEXTS[1]),  # 7: the number of the last row before
+        (7 + 4, "train", "2", OWN_TEXTS[2]),
+        (7 + 4 + 2, "train", "0", OWN_TEXTS[0]),
+    ]
+    files = pyarrow.parquet.read_table(TABLE, columns=["file"])["file"].to_pylist()[6:]
+    assert files == ["data/raw/extra/a.CSV"] * 2 + ["data/raw/extra/b.csv"]
+    assert json.loads((TABLE.parent / "source.json").read_text()) == {
+        "data": "fer2013",
+        "form": "csv",
+        "rows": 6,
+        "extra": [
+            {"file": "data/raw/extra/a.CSV", "rows": 2, "offset": 7},
+            {"file": "data/raw/extra/b.csv", "rows": 1, "offset": 11},
+        ],
+    }
+
+
+def test_extra_rows_join_images_and_are_told(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, content in tree(True).items():
+        write(name, content)
+    extra("own.csv", OWN_ROWS)
+    assert [(row, split) for row, split, *_ in ingested()[6:]] == [(row, "train") for row in range(8, 12)]
+    assert capsys.readouterr().out.splitlines()[1] == "data/raw/extra: 4 rows more for training from 1 csv"
+
+
+def test_without_extra_rows_nothing_differs(workspace: Path) -> None:
+    def built() -> list[bytes]:
+        ingest.main()
+        return [path.read_bytes() for path in sorted(TABLE.parent.iterdir())]
+
+    write("fer2013.csv", CSV)
+    before = built()
+    write("extra/notes.md", "none yet")
+    assert built() == before
+    assert json.loads(before[1]) == {"data": "fer2013", "form": "csv", "rows": 6}
+    extra("own.csv", OWN_ROWS)
+    assert built() != before
+    (RAW / "extra" / "own.csv").unlink()
+    assert built() == before
+
+
+def test_extra_rows_alone_are_no_data_set(workspace: Path) -> None:
+    extra("fer2013.csv", OWN_ROWS)
+    assert "no FER2013 in data/raw" in complaint()
+
+
+FIRST = OWN_TEXTS[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"7,{FIRST},Training", "unknown label ('7')"),
+        (f"sad,{FIRST},Training", "unknown label ('sad')"),
+        (f"0,{FIRST} 7,Training", "wrong count ('2305 values')"),
+        ("0,,Training", "wrong count ('0 values')"),
+        (f"0,{FIRST.replace(' ', ' 2', 1)}999,Training", "outside 0-255 ('"),
+        (f"0,x{FIRST},Training", "not a number ('x"),
+        (f"0,{'128 ' * 2304},Training", "blank image ('all pixels near 128')"),
+        (f"0,{FIRST},PublicTest", "Usage is not Training ('PublicTest')"),
+        (f"0,{FIRST},PrivateTest", "Usage is not Training ('PrivateTest')"),
+        (f"0,{FIRST},", "unknown usage ('')"),
+        (f"0,{FIRST},training", "unknown usage ('training')"),
+        (f"0,{FIRST}", "wrong number of columns ('0,"),
+        ("\0\x1b[2J", r"wrong number of columns ('\x00\x1b[2J')"),
+    ],
+)
+def test_one_bad_extra_row_refuses_all(workspace: Path, line: str, words: str) -> None:
+    write("fer2013.csv", CSV)
+    extra("good.csv", OWN_ROWS)
+    write("extra/own.csv", f"emotion,pixels,Usage\n1,{OWN_TEXTS[1]},Training\n\n{line}\n")
+    told = complaint()
+    assert told.startswith(f"ferflow: data/raw/extra/own.csv, row 4: {words}")
+    assert told.endswith(". Extra rows are taken all or not at all: mend these or remove them")
+    assert "\n" not in told and len(told) < 300
+
+
+def test_the_first_bad_extra_rows_are_told_and_the_others_counted(workspace: Path) -> None:
+    write("fer2013.csv", CSV)
+    extra("a.csv", [*OWN_ROWS, (9, FIRST, "Training")])
+    extra("b.csv", [(0, "7", "Training"), (0, FIRST, "PublicTest")] * 600)  # more than are read at once
+    assert complaint() == (
+        "ferflow: data/raw/extra/a.csv, row 6: unknown label ('9'); data/raw/extra/b.csv, row 2: wrong count ('1 values'); "
+        "data/raw/extra/b.csv, row 3: Usage is not Training ('PublicTest'); and 1,198 more. "
+        "Extra rows are taken all or not at all: mend these or remove them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "own.csv: an empty file; remove it"),
+        (" \n", "own.csv: an empty file; remove it"),
+        ("emotion,pixels,Usage\n\n", "own.csv: a header and no row below it; remove the file"),
+        (f"emotion,pixels\n0,{FIRST}\n", "own.csv, line 1: expected the columns emotion,pixels,Usage, found"),
+        (f"0,{FIRST},Training\n", "own.csv, line 1: data where the header should be"),
+        ("emotion;pixels;Usage\n", "own.csv, line 1: columns are not separated by commas"),
+    ],
+)
+def test_an_extra_file_that_is_no_table_refuses_all(workspace: Path, content: str, words: str) -> None:
+    write("fer2013.csv", CSV)
+    extra("good.csv", OWN_ROWS)
+    write("extra/own.csv", content)
+    assert f"data/raw/extra/{words}" in complaint()
+
+
+def test_a_broken_extra_file_leaves_the_old_table(workspace: Path) -> None:
+    write("fer2013.csv", CSV)
+    ingest.main()
+    before = [(path.name, path.read_bytes()) for path in sorted(TABLE.parent.iterdir())]
+    (RAW / "extra").mkdir()
+    (RAW / "extra" / "gone.csv").symlink_to("nowhere.csv")
+    with pytest.raises(SystemExit, match=r"extra/gone.csv: no such file"):
+        ingest.main()
+    assert [(path.name, path.read_bytes()) for path in sorted(TABLE.parent.iterdir())] == before
+
+
+def test_extra_rows_that_copy_val_or_test_or_each_other_leave_again(workspace: Path) -> None:
+    write("fer2013.csv", CSV)
+    copies = [(0, TEXTS[1], "Training"), (0, TEXTS[5], "Training")]  # of a PublicTest and a PrivateTest face
+    extra("a.csv", [*copies, OWN_ROWS[0], OWN_ROWS[1]])
+    extra("b.csv", [OWN_ROWS[1], (6, OWN_TEXTS[2], "Training")])
+    ingest.main()
+    parse.main()
+    arrays = Path("data/arrays")
+    # lines 4 and 5 of a.csv, whose offset is 7, and line 3 of b.csv, whose offset is 7 + 5
+    assert np.load(arrays / "train_rows.npy").tolist() == [2, 5, 7 + 4, 7 + 5, 12 + 3]
+    assert np.load(arrays / "train_labels.npy").tolist() == [0, 1, 0, 1, 6]
+    assert [np.load(arrays / f"{split}_rows.npy").tolist() for split in ("val", "test")] == [[3, 6], [4, 7]]
+    dropped = json.loads(Path("data/quality/quality.json").read_text())["dropped_from_train"]
+    assert dropped == {"in_val_or_test": 2, "copy_in_train": 1, "labels_disagree": 0}
