@@ -134,10 +134,10 @@ def _folder(wanted: str | None, scratch: Path) -> Path:
     if wanted and (Path(wanted) / INFO).exists():
         return Path(wanted)
     versions = history()
-    current = next((version for version in versions if version.current), None)
-    if not wanted and not current:
+    version = find(wanted, versions) if wanted else next((each for each in versions if each.current), None)
+    if version is None:
         raise UserError("Git's history holds no current champion; name two versions (`ferflow champion` lists them)")
-    extract(find(wanted or str(current and current.number), versions), scratch)
+    extract(version, scratch)
     return scratch
 
 

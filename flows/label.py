@@ -37,7 +37,6 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
-from tasks.champion import load
 from tasks.errors import UserError, explain
 from tasks.folder import Job
 from tasks.label import Labelled, Settings, label_images
@@ -84,10 +83,9 @@ def label_photos(
     """
     try:
         label = load_label(options or {})
-        training = load(Path(champion)).info["data"]["expressions_in_train"]
         with closing(Job(sources, Path(out), label, Path(champion), Outputs(annotate, crops, json_lines))) as job:
             run = run_shards(job, Path(out))
-        show(run, Path(out), training)
+            show(run, Path(out), job.champion.info["data"]["expressions_in_train"])
     except NoImageError as error:
         return Completed(message=str(error))
     except UserError as error:

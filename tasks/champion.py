@@ -27,6 +27,7 @@ INFO = "champion.json"
 LITERT = "model.tflite"
 KERAS = "model.keras"
 BATCH = 128  # faces; larger ones are cut: no engine gets faster beyond it
+MILLION = 1e6
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
@@ -124,6 +125,11 @@ def _read_files(folder: Path, checksums: dict[str, str]) -> dict[str, bytes]:
                 f"{path} is {state} (its checksum is not champion.json's); restore it: git checkout {folder}"
             )
     return contents
+
+
+def megabytes(folder: Path) -> float:
+    """Size of a champion's folder."""
+    return sum(file.stat().st_size for file in folder.iterdir()) / MILLION
 
 
 def install(prepared: Path, folder: Path = CHAMPION) -> None:

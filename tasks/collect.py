@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.errors import UserError
-from tasks.expressions import EXPRESSIONS, LABEL_OF_FOLDER
+from tasks.expressions import EXPRESSIONS, LABEL_OF_FOLDER, PORTUGUESE
 from tasks.extra import EXTRA, read_extra, refuse, unusable
 from tasks.files import replacing
 from tasks.label import Face, Labelled
@@ -25,7 +25,6 @@ from tasks.tables import Row, pixel_text
 
 FACES = "faces.csv"
 DELIMITERS = ",;\t"  # what spreadsheets write; the one that the header has most
-PORTUGUESE = ("raiva", "nojo", "medo", "feliz", "triste", "surpreso", "neutro")  # the tutorial's, in EXPRESSIONS' order
 LABEL_OF_NAME = {**LABEL_OF_FOLDER, **{name: label for label, name in enumerate(PORTUGUESE)}}
 TOLERANCE = 0.01  # in numbers that a spreadsheet may have rounded
 

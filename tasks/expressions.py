@@ -9,6 +9,9 @@ from types import MappingProxyType
 # FER2013's own order: the label in the csv is the index in this tuple.
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
+# In the same order, the names that the tutorial gives them.
+PORTUGUESE = ("raiva", "nojo", "medo", "feliz", "triste", "surpreso", "neutro")
+
 # One colour each for charts and boxes, as hex RGB; told apart also by readers who do not see red and green (Okabe-Ito).
 COLOURS: Mapping[str, str] = MappingProxyType(
     {

@@ -7,8 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.champion import load
-from tasks.label import Labelled, label_images, make_settings
+from tasks.label import Labelled, champion_of, label_images, make_settings
 from tasks.params import Label
 from tasks.paths import CHAMPION
 from tasks.results import AS_BEFORE, Outputs, Run, refuse_corrected, write_results
@@ -42,10 +41,9 @@ class Job:
         files = chain([next(files)], files)  # a wrong source is told before anything is written
         refuse_corrected(out)
         self.settings = make_settings(options, champion)
-        self._run = Run(
-            list(sources), self.settings, load(champion), options.min_confidence, outputs.after(out), 0, 0.0
-        )
-        self._out = out
+        self.champion = champion_of(self.settings)
+        self._sources, self._out, self._outputs = list(sources), out, outputs.after(out)
+        self._min_confidence = options.min_confidence
         self._started = time.monotonic()
         self._labelled = 0
         self._store = Store(out)
@@ -78,7 +76,15 @@ class Job:
 
     def finish(self, progress: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Write tables, pictures, report and run.json of what is known by now; returns run.json's content."""
-        run = self._run._replace(labelled=self._labelled, seconds=time.monotonic() - self._started)
+        run = Run(
+            self._sources,
+            self.settings,
+            self.champion,
+            self._min_confidence,
+            self._outputs,
+            self._labelled,
+            seconds=time.monotonic() - self._started,
+        )
         return write_results(self._store, self._out, run, cores(), progress)
 
 

@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.champion import BATCH, Champion, load
+from tasks.champion import BATCH, Champion, load, megabytes
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.params import Gate
 
-MILLION = 1e6
 RESAMPLES = 10_000
 SEED = 7
 CONFIDENCE = (0.025, 0.975)  # ends of the 95 % interval
@@ -112,11 +111,6 @@ def bootstrap(only_one: int, only_other: int, faces: int) -> tuple[float, float]
     drawn = np.random.default_rng(SEED).multinomial(faces, kinds, size=RESAMPLES)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / faces, CONFIDENCE)
     return float(low), float(high)
-
-
-def megabytes(folder: Path) -> float:
-    """Size of a champion's folder."""
-    return sum(file.stat().st_size for file in folder.iterdir()) / MILLION
 
 
 def _milliseconds(one: Champion, other: Champion, faces: NDArray[np.float32]) -> tuple[float, float]:

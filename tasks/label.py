@@ -121,9 +121,17 @@ def _network(champion: Champion) -> str:
     return f"{champion.info['files']['model.tflite']} / {champion.info['calibration']['temperature']}"
 
 
+def champion_of(settings: Settings) -> Champion:
+    """The champion of the settings, loaded once.
+
+    Raises:
+        UserError: another one lies there by now.
+    """
+    return _champion(settings.champion, settings.network)
+
+
 @lru_cache(maxsize=1)
 def _champion(folder: str, network: str) -> Champion:
-    """The champion of the settings, loaded once."""
     champion = load(Path(folder), threads=1)  # the threads are ours
     if _network(champion) != network:
         raise UserError(f"{folder} changed meanwhile; the same command labels again with {champion.version}")
@@ -136,7 +144,7 @@ def label_images(files: Iterable[ImageFile], settings: Settings, workers: int) -
     Raises:
         UserError: the champion is not the one of the settings.
     """
-    champion = _champion(settings.champion, settings.network)
+    champion = champion_of(settings)
     found = in_order(partial(find_faces, settings=settings), files, workers)
     classify = partial(_classify, champion=champion, mirror=settings.mirror)
     for results in in_order(classify, _batches(found), workers, ahead=1):

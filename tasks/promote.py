@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tasks.export import Forms
 
 LIBRARIES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
-MILLION = 1e6
 
 
 def leaderboard(measures: dict[str, dict[str, Any]], bars: Promote) -> pd.DataFrame:
@@ -88,9 +87,9 @@ def prepare(name: str, params: Params, folder: Path) -> None:
     info = describe(name, params, folder, forms)
     write_json(folder / champion.INFO, info)
     write_card(folder, info)
-    megabytes = sum(file.stat().st_size for file in folder.iterdir()) / MILLION
-    if megabytes > params.promote.max_megabytes:
-        raise UserError(f"its champion folder has {megabytes:.1f} MB, more than {params.promote.max_megabytes:.1f}")
+    megabytes = champion.megabytes(folder)
+    if megabytes > bars.max_megabytes:
+        raise UserError(f"its champion folder has {megabytes:.1f} MB, more than {bars.max_megabytes:.1f}")
 
 
 def describe(name: str, params: Params, folder: Path, forms: "Forms") -> dict[str, Any]:

@@ -13,11 +13,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.expressions import COLOURS, EXPRESSIONS
+from tasks.expressions import COLOURS, EXPRESSIONS, PORTUGUESE
 from tasks.files import replacing
 
 PARTS = Path(__file__).parent / "page"
 SCRIPTS = ("gallery.js", "dialog.js", "page.js")  # in this order: the last one starts the page
+LABELS_IN_PORTUGUESE = {
+    name.capitalize(): word.capitalize() for name, word in zip(EXPRESSIONS, PORTUGUESE, strict=True)
+}
 
 
 class ReportFace(NamedTuple):
@@ -75,7 +78,7 @@ def _template(run: dict[str, Any]) -> tuple[str, str]:
         "run": run,
         "expressions": EXPRESSIONS,
         "colours": [COLOURS[name] for name in EXPRESSIONS],
-        "portuguese": json.loads(_part("portuguese.json")),
+        "portuguese": json.loads(_part("portuguese.json")) | LABELS_IN_PORTUGUESE,
     }
     parts = {
         "style": style,

@@ -1,5 +1,6 @@
 """What tests share: the repository's root, real subprocesses, real photos, and scratch workspaces with a made set."""
 
+import csv
 import importlib.util
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+CHAMPION = ROOT / "models" / "champion"  # the committed one
 SHARED_FER2013 = ROOT.parent / "shared" / "data" / "fer2013"
 
 # Two networks that train in seconds: one on Adam, one on Muon with everything that is random about a training.
@@ -54,6 +56,18 @@ def packaged(package: str, name: str) -> Path:
 ASTRONAUT = packaged("skimage", "data/astronaut.png")  # 512x512; one face, smiling, near (223, 124)
 HOPPER = packaged("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")  # one face
 FLOWER = packaged("sklearn", "datasets/images/flower.jpg")  # no face
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def tables(out: Path) -> tuple[list[dict[str, str]], bytes]:
+    """Both tables of an output folder, images.csv without the time that each image took."""
+    images = [{name: cell for name, cell in row.items() if name != "milliseconds"} for row in rows(out / "images.csv")]
+    return images, (out / "faces.csv").read_bytes()
 
 
 class Workspace:

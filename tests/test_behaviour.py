@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ASTRONAUT, ROOT, SHARED_FER2013
+from conftest import ASTRONAUT, CHAMPION, SHARED_FER2013
 
 from tasks import champion
 from tasks.expressions import EXPRESSIONS, SPLIT_OF_USAGE
@@ -14,12 +14,10 @@ from tasks.images import normalise
 from tasks.label import label_images, make_settings
 from tasks.sources import find_images
 
-FOLDER = ROOT / "models/champion"
-
 
 @pytest.fixture(scope="module")
 def committed() -> champion.Champion:
-    return champion.load(FOLDER)
+    return champion.load(CHAMPION)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +37,8 @@ def private_test() -> tuple[np.ndarray, np.ndarray]:
 def test_the_champion_is_of_the_real_data_and_says_so(committed: champion.Champion) -> None:
     assert committed.info["data"]["name"] == "fer2013"
     assert committed.info["metrics"]["test"]["accuracy"] >= 0.62
-    assert json.loads((FOLDER / "champion.json").read_text())["version"] == committed.version
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 20e6
+    assert json.loads((CHAMPION / "champion.json").read_text())["version"] == committed.version
+    assert sum(file.stat().st_size for file in CHAMPION.iterdir()) <= 20e6
 
 
 def test_its_accuracy_is_the_one_it_claims(committed: champion.Champion, private_test) -> None:
@@ -82,6 +80,6 @@ def test_nothing_at_all_gets_no_confident_answer(committed: champion.Champion, g
 
 
 def test_a_smiling_astronaut_is_happy() -> None:
-    settings = make_settings(champion=ROOT / "models" / "champion")
+    settings = make_settings(champion=CHAMPION)
     (result,) = label_images(find_images([str(ASTRONAUT)], Path("nowhere")), settings, workers=1)
     assert [face.label for face in result.faces] == ["happy"]

@@ -1,17 +1,14 @@
 """The command line: help that teaches, mistakes in one line, quick start."""
 
 import csv
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ASTRONAUT, ROOT
 from typer.testing import CliRunner
 
 from flows.cli import app, main
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -95,9 +92,8 @@ def test_doctor_exits_with_1_where_labelling_cannot_work(folder):
 
 
 def test_label_with_a_trained_champion(built, folder):
-    photo = Path(importlib.util.find_spec("skimage").submodule_search_locations[0]) / "data" / "astronaut.png"
     champion = built[0].folder / "models" / "champion"
-    result = CliRunner().invoke(app, ["label", str(photo), "--out", "labels", "--champion", str(champion)])
+    result = CliRunner().invoke(app, ["label", str(ASTRONAUT), "--out", "labels", "--champion", str(champion)])
     assert result.exit_code == 0, result.output
     assert "Images: 1 (1 ok); 1 labelled in" in result.stdout
     assert "trained on made_faces" in result.stdout

@@ -1,6 +1,5 @@
 """The labelling flow on a real Prefect server: what it labels, what it leaves in Prefect, and what kills and faults do to it."""
 
-import csv
 import errno
 import os
 import shutil
@@ -19,7 +18,8 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT, kill, packaged
+from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT, kill, packaged, rows, tables
+from conftest import CHAMPION as CHAMPION_FOLDER
 
 from flows import label as flow_module
 from flows.label import label_photos, label_shard, results_folder, shard_sizes
@@ -27,7 +27,7 @@ from tasks.folder import Job, label_folder
 from tasks.params import Label
 from tasks.sources import ImageFile
 
-CHAMPION = str(ROOT / "models" / "champion")
+CHAMPION = str(CHAMPION_FOLDER)  # flows take text
 SHARD = 32  # images of the smallest shard
 TIMEOUT = 90  # s
 
@@ -156,15 +156,8 @@ def failure(sources, out, **given):
     return state.message
 
 
-def tables(out):
-    """The content of both tables, without the time that each image took."""
-    with (out / "images.csv").open(newline="") as file:
-        images = [{name: cell for name, cell in row.items() if name != "milliseconds"} for row in csv.DictReader(file)]
-    return (out / "faces.csv").read_text(), images
-
-
 def statuses(out):
-    return {Path(row["path"]).name: (row["status"], row["reason"]) for row in tables(out)[1]}
+    return {Path(row["path"]).name: (row["status"], row["reason"]) for row in rows(out / "images.csv")}
 
 
 def kept(out):
@@ -357,7 +350,7 @@ def test_an_interrupted_flow_writes_what_it_has(prefect, many, tmp_path):
     assert process.wait(TIMEOUT) != 0
     run = yaml.safe_load((tmp_path / "out" / "run.json").read_text())
     assert not run["complete"]
-    assert 0 < run["images"]["labelled"] == len(tables(tmp_path / "out")[1]) < 8 * SHARD
+    assert 0 < run["images"]["labelled"] == len(rows(tmp_path / "out" / "images.csv")) < 8 * SHARD
 
 
 def test_the_deployment_labels_what_arrives(prefect, photos, tmp_path):

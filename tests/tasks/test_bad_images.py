@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bad_images import FACE, write_all, write_bombs, write_plain, write_turned
-from conftest import ROOT
+from conftest import CHAMPION, ROOT
 
 from tasks.label import label_images, make_settings
 from tasks.photos import RefusedError, decode, read_header
@@ -22,7 +22,7 @@ def labelled(tmp_path_factory):
     """What labelling says of each file, by name, and what it should say."""
     folder = tmp_path_factory.mktemp("bad")
     expected = write_all(folder)
-    settings = make_settings(champion=ROOT / "models" / "champion")
+    settings = make_settings(champion=CHAMPION)
     results = list(label_images(find_images([folder], folder / "labels"), settings, 2))
     assert [result.file.shown for result in results] == [str(folder / name) for name in sorted(expected)]
     return {result.file.shown.rpartition("/")[2]: result for result in results}, expected

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ASTRONAUT, HOPPER, ROOT
+from conftest import ASTRONAUT, CHAMPION, HOPPER, ROOT
 from PIL import Image, ImageOps
 
 from tasks import ingest
@@ -35,9 +35,7 @@ def labelled(tmp_path_factory):
     shutil.copy(HOPPER, folder / "photos" / PHOTOS[1])
     with Image.open(ASTRONAUT) as image:
         ImageOps.mirror(image).save(folder / "photos" / PHOTOS[2])
-    label_folder(
-        [str(folder / "photos")], folder / "party", champion=ROOT / "models" / "champion", outputs=Outputs(crops=True)
-    )
+    label_folder([str(folder / "photos")], folder / "party", champion=CHAMPION, outputs=Outputs(crops=True))
     return folder / "party"
 
 
@@ -219,7 +217,7 @@ def test_copies_of_a_photo_that_contradict_each_other(labelled, labels):
     for name in ("1.png", "2.png", "3.png"):
         (labels.parent / "copies").mkdir(exist_ok=True)
         shutil.copy(labelled.parent / "photos" / PHOTOS[0], labels.parent / "copies" / name)
-    label_folder(["copies"], Path("twice"), champion=ROOT / "models" / "champion")
+    label_folder(["copies"], Path("twice"), champion=CHAMPION)
     correct(Path("twice/faces.csv"), "corrected", ["sad", "sad", "fear"])
     words = "twice/faces.csv, row 2 and twice/faces.csv, row 4: copies of the same face with two labels. Nothing was"
     assert words in refusal(Path("twice"))

@@ -1,24 +1,18 @@
 """Face detectors on real photos that installed packages carry."""
 
-import importlib.util
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
+from conftest import ASTRONAUT, FLOWER
 
 from tasks.errors import UserError
 from tasks.faces import FaceBox, Framing, make_detector
 from tasks.images import crop_square, scale_square
 
 
-def photo(package, name):
-    return cv2.imread(str(Path(importlib.util.find_spec(package).submodule_search_locations[0]) / name))
-
-
 @pytest.fixture(scope="module")
 def astronaut():
-    return photo("skimage", "data/astronaut.png")
+    return cv2.imread(str(ASTRONAUT))
 
 
 def shows_the_astronaut(box, scale=1.0):
@@ -58,7 +52,7 @@ def test_faces_come_from_left_to_right(astronaut):
 
 def test_finds_nothing_where_no_face_is():
     detector = make_detector("yunet")
-    assert detector.detect(photo("sklearn", "datasets/images/flower.jpg")) == []
+    assert detector.detect(cv2.imread(str(FLOWER))) == []
     for shape in ((1, 1), (1, 5000), (7, 3, 3)):
         assert detector.detect(np.zeros(shape, np.uint8)) == []
 

@@ -1,6 +1,5 @@
 """Whole runs of labelling: what a second run does, and that kills, full disks and other people change no result."""
 
-import csv
 import json
 import os
 import random
@@ -13,32 +12,18 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT, kill
+from conftest import ASTRONAUT, CHAMPION, FLOWER, HOPPER, ROOT, kill, rows, tables
 
 from tasks.errors import UserError
 from tasks.folder import label_folder
 from tasks.params import Label
 from tasks.results import Outputs
 
-CHAMPION = ROOT / "models" / "champion"
 KILLS = 10
 
 
 def run(source, out, champion=CHAMPION, **options):
     return label_folder([str(source)], out, Label(**options), champion)
-
-
-def rows(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def tables(out):
-    """Both tables, without the time that each image took."""
-    images = [
-        {name: value for name, value in row.items() if name != "milliseconds"} for row in rows(out / "images.csv")
-    ]
-    return images, (out / "faces.csv").read_bytes()
 
 
 def start(folder, *arguments):

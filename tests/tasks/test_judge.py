@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import CHAMPION, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,6 @@ from tasks.expressions import EXPRESSIONS
 from tasks.judge import Comparison, Side, bootstrap, compare, decide, mcnemar, recalls
 from tasks.params import Gate, load
 
-CHAMPION = ROOT / "models/champion"
 GATE = Gate()
 counts = st.integers(0, 300)
 shares = st.floats(0, 1)

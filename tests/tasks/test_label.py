@@ -7,7 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import ASTRONAUT, ROOT
+from conftest import ASTRONAUT, CHAMPION
 
 from tasks.champion import load
 from tasks.expressions import EXPRESSIONS
@@ -17,7 +17,6 @@ from tasks.params import Label
 from tasks.sources import find_images
 from tasks.synthetic import draw_face
 
-CHAMPION = ROOT / "models" / "champion"
 EVERYTHING_BUT_TIME = {"milliseconds": 0.0}
 
 

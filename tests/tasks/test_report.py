@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import ASTRONAUT, HOPPER, ROOT
+from conftest import ASTRONAUT, CHAMPION, HOPPER
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
@@ -534,7 +534,7 @@ def test_the_page_of_a_real_run_opens_every_photo(page: Page, tmp_path: Path) ->
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
         archive.write(HOPPER, "in/hopper.jpg")
     out = tmp_path / "labels"
-    label_folder([str(folder), str(tmp_path / "more.zip")], out, champion=ROOT / "models" / "champion")
+    label_folder([str(folder), str(tmp_path / "more.zip")], out, champion=CHAMPION)
     page.open(out / "report.html")
     names = page.names()
     assert len(names) == 5

@@ -1,6 +1,5 @@
 """What labelling leaves: tables that agree, pictures that match them, and a run that says what it was."""
 
-import csv
 import json
 import os
 import shutil
@@ -10,23 +9,16 @@ import cv2
 import numpy as np
 import pyarrow.parquet
 import pytest
-from conftest import ASTRONAUT, ROOT
+from conftest import ASTRONAUT, CHAMPION, rows
 
 from tasks.expressions import EXPRESSIONS
 from tasks.folder import label_folder
 from tasks.params import Label
 from tasks.results import FACE_COLUMNS, IMAGE_COLUMNS, Outputs, shown
 
-CHAMPION = ROOT / "models" / "champion"
-
 
 def run(source, out, outputs=Outputs(), **options):  # noqa: B008 - immutable
     return label_folder([str(source)], out, Label(**options), CHAMPION, outputs)
-
-
-def rows(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def files_below(folder):
