@@ -43,5 +43,5 @@ lock: setup  ## resolve the newest versions that pyproject.toml allows into requ
 	@uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-header --no-emit-index-url --overrides requirements.overrides --upgrade --quiet --output-file requirements.lock
 
-clean:  ## remove .venv, the demonstration and caches; data and models stay
-	@rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove .venv, the demonstrations and caches; data and models stay
+	@rm -rf $(VENV) demo demo-nights build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -95,8 +95,8 @@ def compare(
     one: Annotated[str, typer.Argument(metavar="A", help="Version, number, tag, or a champion's folder.")],
     other: Annotated[str | None, typer.Argument(metavar="B", help="Likewise; none: the current version.")] = None,
     split: Annotated[
-        Literal["val", "test"], typer.Option(help="Faces to compare on; test is for reports, not for choosing.")
-    ] = "val",
+        Literal["val", "test"] | None, typer.Option(help="Faces to compare on; none: gate.split of params.yaml.")
+    ] = None,
 ) -> None:
     """Let two champions label the same faces, and say what the gate of params.yaml would: may A replace B?
 
@@ -109,13 +109,14 @@ def compare(
     from tasks.parse import load_split
 
     gate = params.load().gate
+    split = split or gate.split
     faces, labels = load_split(split)
     with tempfile.TemporaryDirectory(prefix="ferflow-") as scratch:
         folders = _folder(one, Path(scratch) / "one"), _folder(other, Path(scratch) / "other")
         comparison = judge.compare(*folders, faces, labels)
     _show_comparison(comparison, split)
-    if split == "test":
-        print("The gate is not asked: champions are chosen on val, so that test stays unseen.")
+    if split != gate.split:
+        print(f"The gate is not asked: it judges on {gate.split} (gate.split in params.yaml).")
         return
     decision = judge.decide(comparison, gate)
     print(

@@ -1,6 +1,7 @@
 """The command line. Packages that take long to load are imported by the commands that need them: help comes at once."""
 
 import csv
+import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -38,6 +39,8 @@ HELP = """Train facial-expression classifiers on FER2013 and label photographs w
 6. `ferflow collect labels` turns what you corrected there into rows to train on; `dvc repro` trains on them.
 
 7. `ferflow champion` lists the champion's versions, compares two, goes back to one.
+
+8. `ferflow serve` does all this by itself: labels what arrives, retrains at night, keeps the better champion.
 
 `ferflow demo` shows all of it on drawn faces in a few minutes, without FER2013.
 """
@@ -150,10 +153,11 @@ def _label(
 ) -> dict[str, Any]:
     """Label with a progress bar; when interrupted, write what is known by then. Returns the content of run.json."""
     from tasks.folder import Job
+    from tasks.params import load_drift
     from tasks.quiet import quiet
     from tasks.threads import cores
 
-    with closing(Job(sources, out, options, champion, outputs)) as job, quiet(), _progress() as progress:
+    with closing(Job(sources, out, options, champion, outputs, load_drift())) as job, quiet(), _progress() as progress:
         bar = progress.add_task("Labelling", total=job.pending, faces=0)
         faces = 0
         try:
@@ -188,8 +192,8 @@ def collect(
 
     Correct in either way, or both: add a column `corrected` to faces.csv and name an expression in some rows (without that
     column, changed labels count); or move pictures of crops/ (label with --crops) to another expression's folder.
-    Names may be English or Portuguese. The csv joins Training, never val or test. Collect before you label into that folder
-    again, which renews its table and pictures.
+    Names may be English or Portuguese. The csv joins Training, never val or test. Labelling into that folder again is refused
+    while corrections lie there: collect them, then remove the table or crops/, and it makes new ones.
 
     Examples: `ferflow collect labels`, `ferflow collect labels --table corrected.csv --out data/raw/extra/party.csv`
     """
@@ -197,6 +201,22 @@ def collect(
 
     path, counts = collect(labels, out, table)
     print(f"{path}: {sum(counts.values()):,} faces to train on ({counted(counts)}). Next: dvc repro")
+
+
+@app.command()
+def serve(
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of the Prefect server that is started; else Prefect's, 4200.")
+    ] = None,
+) -> None:
+    """Label what arrives and retrain at night, until Ctrl-C: the deployments of prefect.yaml, with a Prefect server.
+
+    The server is started and ended with this command, unless one runs there already or PREFECT_API_URL names one elsewhere.
+    Schedules, time zone, parameters and triggers are those of prefect.yaml; start again after you changed it.
+    """
+    from flows.serve import serve
+
+    serve(port)
 
 
 @app.command()
@@ -233,6 +253,32 @@ def _formatted(value: str | float | None, pattern: str) -> Text:
 
 
 @app.command()
+def retrain(
+    force: Annotated[
+        bool, typer.Option("--force", help="Judge even if nothing has changed since the last time.")
+    ] = False,
+    push: Annotated[bool, typer.Option("--push", help="Push a new champion's commit and tag.")] = False,
+) -> None:
+    """Rebuild what changed, and replace the champion if the outcome is better: once, now, as the schedule does.
+
+    It works apart from the workspace, which must be as Git has it. The challenger and the champion answer for the same faces;
+    the section `gate` of params.yaml decides. A better one is installed with a Git commit and a version tag; otherwise
+    nothing changes. Interrupted, the same command goes on.
+
+    Examples: `ferflow retrain`, `ferflow serve` (on a schedule)
+    """
+    from flows.runner import SETTINGS
+
+    os.environ.update(SETTINGS | os.environ)  # before Prefect reads them: here, too, it may start a server
+    from flows.retrain import retrain
+
+    state = retrain(force, push, return_state=True)
+    if state.is_failed():
+        raise UserError(str(state.message))
+    console.print(state.message, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def made(
     rows: Annotated[int, typer.Option(help="Rows, 200 at least.")] = 2000,
     seed: Annotated[int, typer.Option(help="The same seed and rows give the same bytes.")] = 7,
@@ -246,8 +292,21 @@ def made(
 
 
 @app.command()
-def demo() -> None:
+def demo(
+    nights: Annotated[
+        bool, typer.Option("--nights", help="Show three nights of scheduled retraining instead, in ./demo-nights.")
+    ] = False,
+) -> None:
     """Run the whole pipeline on drawn faces in ./demo, then label drawn faces and photos; the workspace stays as it is."""
+    if nights:
+        from flows.nights import three_nights
+
+        three_nights()
+    else:
+        _pipeline_demo()
+
+
+def _pipeline_demo() -> None:
     from flows.demo import DEMO, copy_photos, draw_faces, make_workspace, run
 
     print(f"1. A scratch copy of the pipeline and a made set in {DEMO}/", flush=True)

@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -18,6 +20,7 @@ DEMO = Path("demo")
 PIPELINE = (
     "params.yaml",
     "dvc.yaml",
+    "prefect.yaml",
     "tasks",
     "flows",
     ".dvcignore",
@@ -33,18 +36,12 @@ SHORTENED: dict[str, dict[str, Any]] = {
     "mini_xception": {"epochs": 10, "batch": 16},
 }
 # Of nobody in particular, whatever this computer's Git is set to.
-COMMIT = [
-    "git",
-    "-c",
-    "user.name=ferflow",
-    "-c",
-    "user.email=",
-    "-c",
-    "commit.gpgsign=false",
-    "commit",
-    "--quiet",
-    "--no-verify",
-]
+SETTINGS = {
+    "user.name": "ferflow",
+    "user.email": "ferflow@localhost",
+    "commit.gpgsign": "false",
+    "tag.gpgsign": "false",
+}
 PHOTOS = (
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
     ("skimage", "data/astronaut.png"),
@@ -53,8 +50,16 @@ PHOTOS = (
 )
 
 
-def make_workspace(folder: Path = DEMO) -> None:
-    """Replace `folder` by a scratch copy of the pipeline: its own Git and DVC, the made set, three short trainings."""
+def make_workspace(
+    folder: Path = DEMO, candidates: Mapping[str, dict[str, Any]] = MappingProxyType(SHORTENED), rows: int = ROWS
+) -> None:
+    """Replace `folder` by a scratch copy of the pipeline: its own Git and DVC, a made set, short trainings.
+
+    Args:
+        folder: where.
+        candidates: those to train, by name, and what of their recipes changes.
+        rows: of the made set.
+    """
     missing = [name for name in ("params.yaml", "dvc.yaml", "tasks", "flows") if not Path(name).exists()]
     if missing:
         raise UserError(f"no {' or '.join(missing)} here; run the demonstration in the folder of the pipeline")
@@ -67,19 +72,28 @@ def make_workspace(folder: Path = DEMO) -> None:
         elif Path(name).exists():
             shutil.copy(name, folder / name)
     parameters = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    (folder / "params.yaml").write_text(yaml.safe_dump(shortened(parameters), sort_keys=False), encoding="utf-8")
-    write_made_csv(folder / "data" / "raw" / "made_faces.csv", ROWS, SEED)
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(shortened(parameters, candidates), sort_keys=False), encoding="utf-8"
+    )
+    write_made_csv(folder / "data" / "raw" / "made_faces.csv", rows, SEED)
     run(["git", "init", "--quiet"], folder)
+    for name, value in SETTINGS.items():
+        run(["git", "config", name, value], folder)
     run([sys.executable, "-m", "dvc", "init", "--quiet"], folder)
-    run(["git", "add", "--all"], folder)
-    run([*COMMIT, "--message", "The pipeline, shortened"], folder)  # DVCLive needs a commit
+    commit("The pipeline, shortened", folder)  # DVCLive needs a commit
 
 
-def shortened(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The content of params.yaml with the candidates of SHORTENED only, and their changes."""
+def shortened(parameters: dict[str, Any], candidates: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The content of params.yaml with these candidates only, and their changes."""
     known = parameters["candidates"]
-    candidates = {name: known[name] | changes for name, changes in SHORTENED.items() if name in known}
-    return parameters | {"candidates": candidates}
+    kept = {name: known[name] | changes for name, changes in candidates.items() if name in known}
+    return parameters | {"candidates": kept}
+
+
+def commit(message: str, folder: Path) -> None:
+    """Record all that is in the scratch copy."""
+    run(["git", "add", "--all"], folder)
+    run(["git", "commit", "--quiet", "--no-verify", "--message", message], folder)
 
 
 def run(command: list[str], folder: Path) -> None:

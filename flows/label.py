@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from prefect.artifacts import (
 )
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.events import emit_event
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.settings import get_current_settings
@@ -37,10 +38,11 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
+from tasks.drift import Reference, reference
 from tasks.errors import UserError, explain
 from tasks.folder import Job
 from tasks.label import Labelled, Settings, label_images
-from tasks.params import load_label
+from tasks.params import load_drift, load_label
 from tasks.paths import CHAMPION
 from tasks.results import REPORT, Outputs
 from tasks.sources import ImageFile, NoImageError
@@ -49,6 +51,8 @@ from tasks.threads import cores
 SMALLEST, LARGEST = 32, 256  # images in a shard: a task costs as much as one or two; a kill loses a shard per core
 SHARDS_LEFT = 4  # per core: a shard is this part of what is left, so that the cores end together
 AHEAD = 2  # shards per core that wait or run; more would fill the memory with results
+DRIFTED = "ferflow.labels.drifted"  # an event
+DRIFT_WORDS = {True: "**yes**: ", False: "no: ", None: ""}  # before the reason
 RETRY_AFTER = [1.0, 5.0, 20.0]  # s
 MAY_PASS = {  # failures of disk and network that another attempt may not meet
     *(errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT),
@@ -83,9 +87,11 @@ def label_photos(
     """
     try:
         label = load_label(options or {})
-        with closing(Job(sources, Path(out), label, Path(champion), Outputs(annotate, crops, json_lines))) as job:
+        outputs = Outputs(annotate, crops, json_lines)
+        with closing(Job(sources, Path(out), label, Path(champion), outputs, load_drift())) as job:
             run = run_shards(job, Path(out))
-            show(run, Path(out), job.champion.info["data"]["expressions_in_train"])
+            show(run, Path(out), reference(job.champion.info))
+            warn_of_drift(run, Path(out))
     except NoImageError as error:
         return Completed(message=str(error))
     except UserError as error:
@@ -206,16 +212,25 @@ def label_again(files: list[ImageFile], settings: Settings) -> list[Labelled]:
     return results
 
 
-def show(run: dict[str, Any], out: Path, training: Mapping[str, int]) -> None:
+def warn_of_drift(run: dict[str, Any], out: Path) -> None:
+    """Say in the log and by the event DRIFTED that the labels have drifted; not again if this run labelled nothing."""
+    if not (run["drift"]["drifted"] and run["images"]["labelled"]):
+        return
+    get_run_logger().warning(f"The labels in {out} have drifted: {run['drift']['reason']}")
+    resource = {"prefect.resource.id": "ferflow.labels", "prefect.resource.name": str(out)}
+    emit_event(DRIFTED, resource, payload={"drift": run["drift"], "champion": run["champion"]["version"]})
+
+
+def show(run: dict[str, Any], out: Path, expected: Reference) -> None:
     """Leave a run's essentials in Prefect as artifacts: the expressions, a link to the report, and counts."""
-    found, total, in_training = run["faces"]["expressions"], run["faces"]["total"], sum(training.values())
+    found, total, in_all = run["faces"]["expressions"], run["faces"]["total"], sum(expected.expressions.values())
     create_table_artifact(
         [
             {
                 "expression": name,
                 "faces": count,
                 "share": f"{count / max(total, 1):.1%}",
-                "share in training": f"{training[name] / in_training:.1%}",
+                f"share in {expected.name}": f"{expected.expressions[name] / max(in_all, 1):.1%}",
             }
             for name, count in found.items()
         ],
@@ -228,13 +243,19 @@ def show(run: dict[str, Any], out: Path, training: Mapping[str, int]) -> None:
 
 
 def _summary(run: dict[str, Any]) -> str:
-    images, drift, speed = run["images"], run["drift"]["psi"], run["images_per_second"]
+    images, drift, speed = run["images"], run["drift"], run["images_per_second"]
     lines = {
         "images": f"{images['total']:,}: {images['labelled']:,} labelled now, {images['reused']:,} known from before",
         "status": ", ".join(f"{count:,} {status}" for status, count in images["status"].items()),
         "faces": f"{run['faces']['total']:,}, {run['faces']['review']:,} to review",
-        "drift (PSI)": "too few faces" if drift is None else f"{drift:.2f} against {run['drift']['against']}",
+        "drift": f"{DRIFT_WORDS[drift['drifted']]}{drift['reason']}",
+        "PSI": "none" if drift["psi"] is None else f"{drift['psi']:.2f} against {drift['against']}",
+        "mean confidence": f"{_share(drift['mean_confidence'])}; {_share(drift['champion_mean_confidence'])} the champion's own",
         "images a second": "none labelled" if speed is None else f"{speed:,.1f}",
         "champion": f"{run['champion']['version']}, trained on {run['champion']['trained_on']}",
     }
     return "\n".join(("| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in lines.items())))
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"

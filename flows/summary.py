@@ -27,6 +27,8 @@ def show_run(run: dict[str, Any], out: Path) -> None:
         print(f" {faces['review']:,} to review, confidence under {run['min_confidence']:.0%}", end="")
     print(f"\nChampion: {champion['version']}, trained on {champion['trained_on']},", end="")
     print(f" {champion['test_accuracy']:.1%} right on its test faces")
+    if run["drift"]["drifted"]:
+        print(f"Drift: {run['drift']['reason']} (against {run['drift']['against']})")
     print(f"Look at {out / 'report.html'}; tables: {out / 'faces.csv'}, {out / 'images.csv'}")
 
 

@@ -4,12 +4,10 @@ models/champion/ holds model.keras (to train on or look into), model.tflite (wha
 where it comes from, checksums) and card.md (the same for people).
 """
 
-import ctypes
 import hashlib
 import json
 import os
 import shutil
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from tasks.calibration import calibrate
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
+from tasks.files import exchange
 from tasks.paths import CHAMPION
 from tasks.quiet import quiet
 
@@ -28,7 +27,6 @@ LITERT = "model.tflite"
 KERAS = "model.keras"
 BATCH = 128  # faces; larger ones are cut: no engine gets faster beyond it
 MILLION = 1e6
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 class LiteRT:
@@ -143,7 +141,7 @@ def install(prepared: Path, folder: Path = CHAMPION) -> None:
     if not folder.exists():
         os.rename(prepared, folder)
         return
-    if not _exchange(prepared, folder):
+    if not exchange(prepared, folder):
         previous = _previous(folder)
         shutil.rmtree(previous, ignore_errors=True)
         os.rename(folder, previous)
@@ -167,11 +165,3 @@ def _flush(file: Path) -> None:
     """Make sure that the content is on the disk before its name is: a rename may outlive a power cut, data may not."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two paths atomically; False where the system cannot (only Linux's C library offers it, Python does not)."""
-    if sys.platform != "linux":
-        return False
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    return rename is not None and rename(AT_FDCWD, bytes(one), AT_FDCWD, bytes(other), RENAME_EXCHANGE) == 0

@@ -17,14 +17,13 @@ from tasks.extra import EXTRA, read_extra, refuse, unusable
 from tasks.files import replacing
 from tasks.label import Face, Labelled
 from tasks.params import load
-from tasks.pictures import CROPS, crop_names
-from tasks.results import CORRECTED, shown
+from tasks.pictures import CROPS, crop_names, face_and_label
+from tasks.results import CORRECTED, DELIMITERS, shown
 from tasks.sources import STORE
 from tasks.store import Store
 from tasks.tables import Row, pixel_text
 
 FACES = "faces.csv"
-DELIMITERS = ",;\t"  # what spreadsheets write; the one that the header has most
 LABEL_OF_NAME = {**LABEL_OF_FOLDER, **{name: label for label, name in enumerate(PORTUGUESE)}}
 TOLERANCE = 0.01  # in numbers that a spreadsheet may have rounded
 
@@ -36,6 +35,13 @@ class Said(NamedTuple):
 
     label: int  # index in EXPRESSIONS
     where: str
+
+
+class Picture(NamedTuple):
+    """A picture below crops/."""
+
+    said: Said  # by the folder it lies in
+    label: str  # the network's, as its name has it; a run that was killed may have left pictures of an older one
 
 
 class Line(NamedTuple):
@@ -59,7 +65,7 @@ def collect(labels: Path, out: Path | None = None, table: Path | None = None) ->
 
     Raises:
         UserError: nothing is corrected, corrections that contradict each other or match no result, an `out` that would lose
-            faces, or a run is still labelling into the folder. Nothing is written then.
+            faces, or a run is still labelling into the folder, or another version of ferflow did. Nothing is written then.
     """
     if not (labels / STORE).is_file():
         raise UserError(f"{labels} is no output folder of `ferflow label`; name the folder that was its --out")
@@ -67,7 +73,7 @@ def collect(labels: Path, out: Path | None = None, table: Path | None = None) ->
     lines, problems = read_lines(table)
     pictures, misplaced = find_pictures(labels / CROPS)
     problems += misplaced
-    with closing(Store(labels)) as store:
+    with closing(Store(labels, keep=True)) as store:
         corrected, unmatched = match(store.known(), lines, pictures)
     problems += unmatched
     rows = [row for _, row in sorted(corrected.items())]
@@ -134,9 +140,9 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{path}, row {rows.line_num + 1}: no csv ({error}); save the table as CSV UTF-8") from error
 
 
-def find_pictures(crops: Path) -> tuple[dict[str, list[Said]], list[str]]:
-    """What the folders of crops say of each picture, by its name, and the pictures in folders that are no expression's."""
-    pictures: dict[str, list[Said]] = {}
+def find_pictures(crops: Path) -> tuple[dict[str, list[Picture]], list[str]]:
+    """The pictures of each face, by what their names say of it, and those in folders that are no expression's."""
+    pictures: dict[str, list[Picture]] = {}
     problems = []
     for path in sorted(crops.rglob("*")):
         if path.suffix.lower() == ".png" and not path.name.startswith("."):
@@ -144,12 +150,13 @@ def find_pictures(crops: Path) -> tuple[dict[str, list[Said]], list[str]]:
             if label is None:
                 problems.append(f"{path}: the folder {path.parent.name} is no expression's")
             else:
-                pictures.setdefault(path.name, []).append(Said(label, str(path)))
+                face, network = face_and_label(path.name)
+                pictures.setdefault(face, []).append(Picture(Said(label, str(path)), network))
     return pictures, problems
 
 
 def match(
-    known: Iterable[Labelled], lines: dict[Place, Line], pictures: dict[str, list[Said]]
+    known: Iterable[Labelled], lines: dict[Place, Line], pictures: dict[str, list[Picture]]
 ) -> tuple[dict[tuple[str, int], Row], list[str]]:
     """Find the faces that table and pictures speak of; empties both.
 
@@ -165,7 +172,8 @@ def match(
             if line and not _is_of(line, face):
                 problems.append(f"{line.said.where}: {path}, face {number} is another face by now")
                 continue
-            said = [*_from_line(line, face), *_from_pictures(pictures.pop(Path(name).name, []), face)]
+            found = pictures.pop(face_and_label(Path(name).name)[0], [])
+            said = [*_from_line(line, face), *_from_pictures(found)]
             other = next((each for each in said if each.label != said[0].label), None)
             if other:
                 problems.append(_contradiction(said[0], other))
@@ -175,7 +183,7 @@ def match(
     problems += [
         f"{line.said.where}: no face {face} of {path!r} in the results" for (path, face), line in lines.items()
     ]
-    problems += [f"{said.where}: no picture of these results" for places in pictures.values() for said in places]
+    problems += [f"{each.said.where}: no picture of these results" for found in pictures.values() for each in found]
     return corrected, problems
 
 
@@ -199,9 +207,10 @@ def _from_line(line: Line | None, face: Face) -> list[Said]:
     return [line.said] if line and (line.sure or EXPRESSIONS[line.said.label] != face.label) else []
 
 
-def _from_pictures(places: list[Said], face: Face) -> list[Said]:
-    """A picture in two folders is a contradiction even if one is the network's: was it moved back, or copied over?"""
-    return places if len(places) > 1 or (places and EXPRESSIONS[places[0].label] != face.label) else []
+def _from_pictures(found: list[Picture]) -> list[Said]:
+    """What the pictures that were moved say, and their copies: one in the network's folder is a contradiction, too."""
+    moved = {each.label for each in found if EXPRESSIONS[each.said.label] != each.label}
+    return [each.said for each in found if each.label in moved]
 
 
 def _contradiction(first: Said, second: Said) -> str:

@@ -1,12 +1,18 @@
-"""Writing files whole or not at all, and the checksums that tell them apart."""
+"""Writing files whole or not at all, changing places in one step, and the checksums that tell them apart."""
 
+import ctypes
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 @contextmanager
@@ -38,3 +44,61 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two paths atomically; False where the system cannot (only Linux's C library offers it, Python does not).
+
+    Raises:
+        OSError: it can, but not these two.
+    """
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, bytes(one), AT_FDCWD, bytes(other), RENAME_EXCHANGE) == 0:
+        return True
+    if ctypes.get_errno() in (errno.ENOSYS, errno.EINVAL):  # an old kernel; a file system that does not offer it
+        return False
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+
+
+def swap(one: Path, other: Path) -> None:
+    """Let two paths, of which one may be missing, change places: in one step where the system offers it."""
+    if not one.exists():
+        one, other = other, one
+    if not one.exists():
+        return
+    if not other.exists():
+        other.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(one, other)
+    elif not exchange(one, other):
+        os.rename(other, _aside(one))
+        os.rename(one, other)
+        os.rename(_aside(one), one)
+
+
+def complete_swap(one: Path, other: Path) -> None:
+    """Do what is left of a `swap` of these two that a kill ended between two renames."""
+    if _aside(one).exists():
+        if one.exists():
+            os.rename(one, other)
+        os.rename(_aside(one), one)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.aside")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Hold a lock on a file, which ends with the process however that ends; yields whether nobody else holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.label import Labelled, champion_of, label_images, make_settings
-from tasks.params import Label
+from tasks.params import Drift, Label
 from tasks.paths import CHAMPION
 from tasks.results import AS_BEFORE, Outputs, Run, refuse_corrected, write_results
 from tasks.sources import ImageFile, find_images
 from tasks.store import Store
 from tasks.threads import cores
 
+DRIFT = Drift()
 STORED_AT_ONCE = 64  # images; a kill loses no more than these
 
 Item = TypeVar("Item")
@@ -29,13 +30,20 @@ class Job:
         options: how to label.
         champion: folder of the model to label with.
         outputs: what to write beside tables and report.
+        drift: from where on the labels count as drifted.
 
     Raises:
         UserError: a source is not there, no champion, or another run or a person's corrections hold the folder.
     """
 
     def __init__(
-        self, sources: Sequence[str], out: Path, options: Label, champion: Path = CHAMPION, outputs: Outputs = AS_BEFORE
+        self,
+        sources: Sequence[str],
+        out: Path,
+        options: Label,
+        champion: Path = CHAMPION,
+        outputs: Outputs = AS_BEFORE,
+        drift: Drift = DRIFT,
     ) -> None:
         files = find_images(sources, out)
         files = chain([next(files)], files)  # a wrong source is told before anything is written
@@ -43,7 +51,7 @@ class Job:
         self.settings = make_settings(options, champion)
         self.champion = champion_of(self.settings)
         self._sources, self._out, self._outputs = list(sources), out, outputs.after(out)
-        self._min_confidence = options.min_confidence
+        self._min_confidence, self._drift = options.min_confidence, drift
         self._started = time.monotonic()
         self._labelled = 0
         self._store = Store(out)
@@ -82,6 +90,7 @@ class Job:
             self.champion,
             self._min_confidence,
             self._outputs,
+            self._drift,
             self._labelled,
             seconds=time.monotonic() - self._started,
         )

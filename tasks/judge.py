@@ -30,6 +30,7 @@ class Side(NamedTuple):
     recall: dict[str, float]  # of the expressions that the faces show
     megabytes: float  # of its folder
     milliseconds: float  # a face, in batches
+    confusion: tuple[tuple[int, ...], ...]  # how many faces of each expression (row) get each answer (column)
 
 
 class Comparison(NamedTuple):
@@ -64,7 +65,14 @@ def compare(one: Path, other: Path, faces: NDArray[np.float32], labels: NDArray[
     answers = [champion.predict(faces).argmax(axis=1) for champion in champions]
     speeds = _milliseconds(*champions, faces[:BATCH])
     sides = (
-        Side(champion.version, float((answer == labels).mean()), recalls(answer, labels), megabytes(folder), speed)
+        Side(
+            version=champion.version,
+            accuracy=float((answer == labels).mean()),
+            recall=recalls(answer, labels),
+            megabytes=megabytes(folder),
+            milliseconds=speed,
+            confusion=confusion(answer, labels),
+        )
         for champion, answer, folder, speed in zip(champions, answers, (one, other), speeds, strict=True)
     )
     right, other_right = (answer == labels for answer in answers)
@@ -86,6 +94,13 @@ def recalls(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, 
     shown = np.bincount(labels, minlength=len(EXPRESSIONS))
     right = np.bincount(labels[answers == labels], minlength=len(EXPRESSIONS))
     return {name: float(right[i] / shown[i]) for i, name in enumerate(EXPRESSIONS) if shown[i]}
+
+
+def confusion(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+    """Counts of faces by their label (row) and the answer to them (column), both in the order of EXPRESSIONS."""
+    many = len(EXPRESSIONS)
+    counts = np.bincount(labels * many + answers, minlength=many * many).reshape(many, many)
+    return tuple(tuple(row) for row in counts.tolist())
 
 
 def mcnemar(only_one: int, only_other: int) -> float:

@@ -126,6 +126,7 @@ class Promote(Section):
 class Gate(Section):
     """When a challenger replaces the champion; see tasks/judge.py. Differences are of accuracies or recalls, 0 to 1."""
 
+    split: Literal["val", "test"] = "val"  # the faces that both are judged on
     min_gain: Share = 0.005
     max_p: Share = 0.1  # of McNemar's test; above it a gain may be chance
     max_class_drop: Share = 0.03  # of any expression's recall
@@ -168,6 +169,19 @@ class Label(Section):
         return section.model_dump() | {"long_side": self.long_side}
 
 
+class Drift(Section):
+    """When labels have drifted from the champion's own; see tasks/drift.py. Has defaults for the same reason as Label."""
+
+    max_psi: PositiveFloat = 0.25
+    max_confidence_drop: Share = 0.1  # in mean confidence
+
+
+class Retrain(Section):
+    """The nightly rebuild; see flows/retrain.py."""
+
+    stage_hours: PositiveFloat = 12.0  # a stage that takes longer is ended
+
+
 class Params(Section):
     """The whole of params.yaml, a section per stage."""
 
@@ -179,6 +193,8 @@ class Params(Section):
     promote: Promote
     gate: Gate = Gate()
     label: Label = Label()
+    drift: Drift = Drift()
+    retrain: Retrain = Retrain()
 
     def candidate(self, name: str) -> Candidate:
         """The candidate called `name`; UserError with the nearest right name if there is none."""
@@ -226,6 +242,11 @@ def load_label(options: Mapping[str, Any] = MappingProxyType({}), path: Path = P
     except ValidationError as error:
         problems = [problem | {"loc": ("label", *problem["loc"])} for problem in error.errors()]
         raise UserError("; ".join(map(_describe, problems))) from error
+
+
+def load_drift(path: Path = PARAMS) -> Drift:
+    """The section `drift`, or its defaults where there is no params.yaml; UserError as `load`."""
+    return load(path).drift if path.exists() else Drift()
 
 
 def _line(error: yaml.YAMLError) -> str:

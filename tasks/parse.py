@@ -232,12 +232,13 @@ def _write_npy(file: IO[bytes], dtype: Any, shape: tuple[int, ...], chunks: Iter
         file.write(chunk.data)
 
 
-def load_split(split: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def load_split(split: str, workspace: Path = Path()) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """A split's faces, float32, (N, 48, 48, 1), mapped into memory read-only, and labels, int64, (N,)."""
-    path = ARRAYS / f"{split}.npy"
+    arrays = workspace / ARRAYS
+    path = arrays / f"{split}.npy"
     if not path.exists():
         raise UserError(f"no {path}; build it with: dvc repro parse")
-    return np.load(path, mmap_mode="r"), np.load(ARRAYS / f"{split}_labels.npy")
+    return np.load(path, mmap_mode="r"), np.load(arrays / f"{split}_labels.npy")
 
 
 def write_samples(faces: Faces, path: Path) -> None:

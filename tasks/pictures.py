@@ -1,7 +1,7 @@
 """Pictures of what was found: copies of the photos with their faces marked, and crops sorted into a folder per expression.
 
 A picture's name holds a checksum of what it shows. So a picture that is there already is right, and one that no result asks for
-is out of date.
+is out of date. A crop's name ends with the network's label, too: in the folder of another expression, a person has put it there.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.expressions import COLOURS, FACE_SIZE
+from tasks.expressions import COLOURS, EXPRESSIONS, FACE_SIZE
 from tasks.faces import FaceBox
 from tasks.files import replacing
 from tasks.images import encode
@@ -37,9 +37,20 @@ def annotated_name(result: Labelled) -> str:
 def crop_names(result: Labelled) -> list[str]:
     """The paths of the crops of an image's faces, relative to the output folder."""
     return [
-        f"{CROPS}/{face.label}/{_stem(result)}-{_checksum(result, repr(face.crop))}-{number}.png"
+        f"{CROPS}/{face.label}/{_stem(result)}-{_checksum(result, repr(face.crop))}-{number}-{face.label}.png"
         for number, face in enumerate(result.faces, 1)
     ]
+
+
+def face_and_label(name: str) -> tuple[str, str]:
+    """What a crop's name without its folder says: which face it is, and the network's label; "" if it is no crop's name."""
+    face, _, label = name.removesuffix(".png").rpartition("-")
+    return (face, label) if label in EXPRESSIONS else (name, "")
+
+
+def moved_crops(out: Path) -> list[Path]:
+    """The crops in an output folder that a person has put into another folder than that of the network's label."""
+    return [path for path in (out / CROPS).rglob("*.png") if face_and_label(path.name)[1] not in ("", path.parent.name)]
 
 
 def _stem(result: Labelled) -> str:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tasks import champion
+from tasks.calibration import calibrate
 from tasks.card import write_card
 from tasks.charts import draw_leaderboard
+from tasks.drift import OWN, answers
 from tasks.errors import UserError, explained
 from tasks.files import replacing, sha256, write_json
 from tasks.params import Params, Promote, load
@@ -85,6 +87,8 @@ def prepare(name: str, params: Params, folder: Path) -> None:
     bars = params.promote
     forms = export(CANDIDATES / name / "model.keras", folder, faces, bars.max_disagreement, bars.max_int8_difference)
     info = describe(name, params, folder, forms)
+    probabilities = champion.LiteRT((folder / champion.LITERT).read_bytes()).predict(faces)
+    info[OWN] = answers(calibrate(probabilities, info["calibration"]["temperature"]))
     write_json(folder / champion.INFO, info)
     write_card(folder, info)
     megabytes = champion.megabytes(folder)
@@ -144,8 +148,13 @@ def promote(table: pd.DataFrame, params: Params) -> pd.DataFrame:
 
 
 def read_measures(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """metrics.json of each candidate."""
-    return {name: json.loads((CANDIDATES / name / "evaluation" / "metrics.json").read_text("utf-8")) for name in names}
+    """metrics.json of each candidate that has a model; those whose training failed have none."""
+    folders = {name: CANDIDATES / name for name in names}
+    return {
+        name: json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+        for name, folder in folders.items()
+        if (folder / "model.keras").exists() and (folder / "evaluation" / "metrics.json").exists()
+    }
 
 
 @explained
@@ -153,7 +162,10 @@ def main() -> None:
     """Rank, promote, write the leaderboard."""
     params = load()
     champion.recover()
-    table = promote(leaderboard(read_measures(params.candidates), params.promote), params)
+    measures = read_measures(params.candidates)
+    if not measures:
+        raise UserError("no candidate is trained and evaluated; run: dvc repro")
+    table = promote(leaderboard(measures, params.promote), params)
     with replacing(LEADERBOARD) as temporary:
         table.to_csv(temporary, index=False)
     draw_leaderboard(table, LEADERBOARD.with_suffix(".png"))

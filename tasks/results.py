@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from tasks import drift
 from tasks.champion import Champion
-from tasks.drift import psi
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.files import replacing, write_json
 from tasks.label import Labelled, Settings
-from tasks.pictures import annotated_name, viewable, write_pictures
+from tasks.params import Drift
+from tasks.pictures import CROPS, annotated_name, moved_crops, viewable, write_pictures
 from tasks.report import ReportFace, ReportImage, write_report
 from tasks.store import Store
 
 RUN = "run.json"
 CORRECTED = "corrected"  # the column that people add to faces.csv; see tasks/collect.py
+DELIMITERS = ",;\t"  # what spreadsheets write; the one that the header has most
 REPORT = "report.html"
 JSON_LINES = "labels.jsonl"
 REPORT_FACES = 10_000  # about as many as a page opens quickly with; they are taken evenly from all
@@ -73,6 +75,7 @@ class Run(NamedTuple):
     champion: Champion
     min_confidence: float
     outputs: Outputs
+    drift: Drift  # limits
     labelled: int  # images, by this run
     seconds: float
 
@@ -96,16 +99,25 @@ class Counts:
 
 
 def refuse_corrected(out: Path) -> None:
-    """Refuse to overwrite a table that a person corrected.
+    """Refuse to overwrite what a person corrected and what `ferflow collect` reads: the table, and the crops.
 
     Raises:
-        UserError: its column `corrected` is filled in somewhere.
+        UserError: the table's column `corrected` is filled in somewhere, or a crop lies in another folder than it was put into.
     """
+    if moved := moved_crops(out):
+        pictures = "1 picture" if len(moved) == 1 else f"{len(moved):,} pictures"
+        raise UserError(
+            f"{out / CROPS} holds {pictures} moved to another folder ({min(moved)}), which labelling would undo; "
+            f"run `ferflow collect {out}`, then remove {out / CROPS}, or name another --out"
+        )
     path = out / "faces.csv"
     if not path.exists():
         return
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        if any(row.get(CORRECTED) for row in csv.DictReader(file)):
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()
+        delimiter = max(DELIMITERS, key=header.count)
+        names = [name.strip().lower() for name in header.split(delimiter)]
+        if any(row.get(CORRECTED) for row in csv.DictReader(file, names, delimiter=delimiter)):
             raise UserError(
                 f"{path} holds corrections, which labelling would overwrite; run `ferflow collect {out}`,"
                 f" then remove that table, or name another --out"
@@ -115,6 +127,7 @@ def refuse_corrected(out: Path) -> None:
 def write_results(store: Store, out: Path, run: Run, workers: int, progress: Callable[[], None]) -> dict[str, Any]:
     """Write everything; `progress` is called for each image, before its pictures. Returns the content of run.json."""
 
+    refuse_corrected(out)  # again: labelling takes hours, and people sort crops meanwhile
     key = run.settings.key
 
     def counted() -> Iterator[Labelled]:
@@ -234,7 +247,7 @@ def _json_lines(path: Path) -> Iterator[Callable[[Row, list[Row]], None]]:
 def describe(run: Run, counts: Counts, total: int) -> dict[str, Any]:
     """The content of run.json: what ran, on what, with which champion and settings, and what came of it."""
     done, faces = counts.status.total(), counts.expressions.total()
-    shift = psi(run.champion.info["data"]["expressions_in_train"], counts.expressions)
+    confidence = round(counts.confidence / faces, 4) if faces else None
     return {
         "ferflow": version("ferflow"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -265,12 +278,9 @@ def describe(run: Run, counts: Counts, total: int) -> dict[str, Any]:
             "total": faces,
             "review": counts.review,
             "expressions": dict(counts.expressions),
-            "mean_confidence": round(counts.confidence / faces, 4) if faces else None,
+            "mean_confidence": confidence,
         },
-        "drift": {
-            "psi": None if shift is None else round(shift, 4),
-            "against": "the labels of the champion's training faces",
-        },
+        "drift": drift.judge(drift.reference(run.champion.info), counts.expressions, confidence, run.drift),
         "seconds": round(run.seconds, 2),
         "images_per_second": round(run.labelled / run.seconds, 1) if run.labelled else None,
     }

@@ -39,21 +39,36 @@ ROWS_AT_ONCE = 500
 class Store:
     """The store of an output folder, for one process and one thread at a time. Close it (`contextlib.closing`).
 
+    Args:
+        out: the output folder.
+        keep: refuse a store that another version of ferflow laid out, in place of starting it anew.
+
     Raises:
-        UserError: another run holds it, or it is damaged.
+        UserError: another run holds it, it is damaged, or to be kept and of another version.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, keep: bool = False) -> None:
         self.path = out / STORE
         out.mkdir(parents=True, exist_ok=True)
         with self._explained():
             self._connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
-            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            with self._transaction():
-                if self._value("PRAGMA user_version") != SCHEMA_VERSION:
-                    self._start_anew()
+            try:
+                self._open(keep)
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(self, keep: bool) -> None:
+        self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        with self._transaction():
+            version = self._value("PRAGMA user_version")
+            if version == SCHEMA_VERSION:
+                return
+            if keep and version:  # 0: an empty file
+                raise UserError(f"{self.path} is of another version of ferflow; use the one that labelled")
+            self._start_anew()
 
     def close(self) -> None:
         """Let another run have it."""
@@ -135,7 +150,12 @@ class Store:
         return tuple(Face(FaceBox(*row[2:7]), row[7:-2], *row[-2:]) for row in rows)
 
     def _start_anew(self) -> None:
-        """Lay out the tables; those of another version hold nothing that labelling again would not bring back."""
+        """Lay out the tables in place of those of another version.
+
+        These hold nothing that labelling the same images again would not bring back. Only a person's corrections may still need
+        them, for the faces' pixels: so a run refuses corrections before it comes here (tasks.results.refuse_corrected), and
+        `ferflow collect` keeps the store.
+        """
         for table in ("source", "images", "faces"):
             self._connection.execute(f"DROP TABLE IF EXISTS {table}")
         for statement in SCHEMA.split(";"):

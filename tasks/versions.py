@@ -8,7 +8,6 @@ import difflib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,10 +16,10 @@ from typing import Any, NamedTuple
 
 from tasks import champion
 from tasks.errors import UserError
+from tasks.git import check_identity, git, head
 from tasks.paths import CHAMPION
 
 TAG = "champion@"  # how gto begins the tags of versions: champion@v1
-EXCERPT = 300  # characters of what Git or a hook says that are worth keeping
 
 
 class Version(NamedTuple):
@@ -98,16 +97,32 @@ def previous(repository: Path = Path()) -> str:
     Raises:
         UserError: there is none.
     """
-    line: list[str] = []
-    for deployment in _deployments(repository):
-        name = _version_of(deployment)
-        if name in line:
-            del line[line.index(name) + 1 :]
-        elif name:
-            line.append(name)
+    line, _ = _line(repository)
     if len(line) < 2:  # noqa: PLR2004
         raise UserError("there is no version before the current one; `ferflow champion` lists them all")
     return line[-2]
+
+
+def rolled_back(repository: Path = Path()) -> set[str]:
+    """The versions that somebody went back from, and that have not been champion since."""
+    _, left = _line(repository)
+    return left
+
+
+def _line(repository: Path) -> tuple[list[str], set[str]]:
+    """The versions that led to the current one, oldest first, and those that rollbacks have left behind."""
+    line: list[str] = []
+    left: set[str] = set()
+    for deployment in _deployments(repository):
+        name = _version_of(deployment)
+        if name in line:
+            place = line.index(name) + 1
+            left.update(line[place:])
+            del line[place:]
+        elif name:
+            line.append(name)
+            left.discard(name)
+    return line, left
 
 
 def find(wanted: str, versions: Sequence[Version]) -> Version:
@@ -145,10 +160,8 @@ def unrecorded(repository: Path = Path()) -> list[str]:
     folder = repository / CHAMPION
     if folder.exists() and _content(folder) == _files("HEAD", repository):
         return []  # whatever Git's index says: a kill right after a commit leaves it behind
-    lines = _git(
-        repository, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", str(CHAMPION)
-    )
-    top = _git(repository, "rev-parse", "--show-prefix").decode().strip()
+    lines = git(repository, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", str(CHAMPION))
+    top = git(repository, "rev-parse", "--show-prefix").decode().strip()
     return [line[3:].removeprefix(top) for line in lines.decode().split("\0") if line]
 
 
@@ -171,7 +184,7 @@ def restore(wanted: str, repository: Path = Path()) -> Restored:
     current = next((each.version for each in versions if each.current), "none")
     if version.current:
         raise UserError(f"{version.version} is the champion already")
-    _check_identity(repository)
+    check_identity(repository)
     folder = repository / CHAMPION
     champion.recover(folder)
     _check_unchanged(version, repository)
@@ -185,17 +198,17 @@ def restore(wanted: str, repository: Path = Path()) -> Restored:
     finally:
         for leftover in (prepared, kept):
             shutil.rmtree(leftover, ignore_errors=True)
-    return Restored(version, current, _head(repository))
+    return Restored(version, current, head(repository))
 
 
 def _replace(folder: Path, prepared: Path, kept: Path, message: str, repository: Path) -> None:
     """Install and commit; whatever stops it before the commit is made brings the kept champion back."""
-    before = _head(repository)
+    before = head(repository)
     try:
         champion.install(prepared, folder)
         _commit(message, repository)
     except BaseException:
-        if _head(repository) == before:
+        if head(repository) == before:
             champion.install(kept, folder)
         raise
 
@@ -207,21 +220,10 @@ def _commit(message: str, repository: Path) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="ferflow-") as scratch:
         index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
-        _git(repository, "read-tree", "HEAD", environment=index)
-        _git(repository, "add", "--all", "--", str(CHAMPION), environment=index)
-        _git(repository, "commit", "--quiet", "--message", message, "--", str(CHAMPION), environment=index)
-    _git(repository, "reset", "--quiet", "--", str(CHAMPION))  # Git's own index learns of it
-
-
-def _check_identity(repository: Path) -> None:
-    try:
-        for name in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT"):
-            _git(repository, "var", name)
-    except UserError as error:
-        raise UserError(
-            "Git does not know who you are, and the change is recorded by a commit; first run: "
-            'git config user.name "Your Name"; git config user.email you@example.com'
-        ) from error
+        git(repository, "read-tree", "HEAD", environment=index)
+        git(repository, "add", "--all", "--", str(CHAMPION), environment=index)
+        git(repository, "commit", "--quiet", "--message", message, "--", str(CHAMPION), environment=index)
+    git(repository, "reset", "--quiet", "--", str(CHAMPION))  # Git's own index learns of it
 
 
 def _check_unchanged(version: Version, repository: Path) -> None:
@@ -238,7 +240,7 @@ def _check_unchanged(version: Version, repository: Path) -> None:
 def _deployments(repository: Path) -> list[_Deployment]:
     """The commits that changed champion.json, oldest first."""
     path = (CHAMPION / champion.INFO).as_posix()
-    lines = _git(repository, "log", "--reverse", "--format=%H %cI", "--", path).decode().splitlines()
+    lines = git(repository, "log", "--reverse", "--format=%H %cI", "--", path).decode().splitlines()
     commits = [line.split() for line in lines]
     contents = _read([f"{commit}:./{path}" for commit, _ in commits], repository)
     return [
@@ -249,7 +251,7 @@ def _deployments(repository: Path) -> list[_Deployment]:
 
 def _tags(repository: Path) -> dict[str, str]:
     """The version that each of gto's tags holds, v1 first; a tag with an exclamation mark takes the other back."""
-    names = _git(repository, "tag", "--list", f"{TAG}v*", "--sort=version:refname").decode().split()
+    names = git(repository, "tag", "--list", f"{TAG}v*", "--sort=version:refname").decode().split()
     names = [name for name in names if not name.endswith("!") and f"{name}!" not in names]
     path = (CHAMPION / champion.INFO).as_posix()
     infos = map(_parsed, _read([f"{name}:./{path}" for name in names], repository))
@@ -277,7 +279,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 def _files(commit: str, repository: Path) -> dict[str, bytes]:
     """The content of each file of models/champion in a commit."""
-    listed = _git(repository, "ls-tree", "-z", "--name-only", commit, f"{CHAMPION.as_posix()}/").decode()
+    listed = git(repository, "ls-tree", "-z", "--name-only", commit, f"{CHAMPION.as_posix()}/").decode()
     paths = [path for path in listed.split("\0") if path]
     contents = _read([f"{commit}:./{path}" for path in paths], repository)
     return {Path(path).name: content for path, content in zip(paths, contents, strict=True) if content is not None}
@@ -285,7 +287,7 @@ def _files(commit: str, repository: Path) -> dict[str, bytes]:
 
 def _read(objects: Sequence[str], repository: Path) -> list[bytes | None]:
     """The content of files such as COMMIT:./PATH, as Git stores it; None for what is not there."""
-    answer = _git(repository, "cat-file", "--batch", feed="".join(f"{name}\n" for name in objects).encode())
+    answer = git(repository, "cat-file", "--batch", feed="".join(f"{name}\n" for name in objects).encode())
     contents: list[bytes | None] = []
     place = 0
     for _ in objects:
@@ -299,22 +301,3 @@ def _read(objects: Sequence[str], repository: Path) -> list[bytes | None]:
         contents.append(answer[place : place + size])
         place += size + 1
     return contents
-
-
-def _head(repository: Path) -> str:
-    return _git(repository, "rev-parse", "HEAD").decode().strip()
-
-
-def _git(repository: Path, *arguments: str, feed: bytes = b"", environment: dict[str, str] | None = None) -> bytes:
-    """Run Git; returns its output, or raises UserError with what it says."""
-    command = ["git", "--no-optional-locks", "-C", str(repository), *arguments]
-    try:
-        done = subprocess.run(
-            command, input=feed, capture_output=True, check=False, env=os.environ | (environment or {})
-        )
-    except FileNotFoundError as error:
-        raise UserError("git is not installed, and the champion's versions are in its history") from error
-    if done.returncode:
-        words = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
-        raise UserError(f"git {arguments[0]} failed: {words[:EXCERPT] or f'exit code {done.returncode}'}")
-    return done.stdout

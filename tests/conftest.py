@@ -7,11 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
+
+pytest_plugins = ["prefect_server"]
 
 ROOT = Path(__file__).parent.parent
 CHAMPION = ROOT / "models" / "champion"  # the committed one
@@ -131,6 +135,16 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+def programs_in(folder: Path) -> list[str]:
+    """The processes that work in a folder or below it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is not ours
+            if (process / "cwd").readlink().is_relative_to(folder):
+                found.append(process.name)
+    return found
+
+
 def make_workspace(folder: Path, rows: int = 300) -> Workspace:
     """A workspace with the made set, the two candidates above, and no bars."""
     from tasks.synthetic import write_made_csv
@@ -158,13 +172,26 @@ def make_workspace(folder: Path, rows: int = 300) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> list[Workspace]:
-    """Two workspaces, each built from scratch by `dvc repro`, at the same time. Tests that change one put it back."""
-    workspaces = [make_workspace(tmp_path_factory.mktemp("built") / name) for name in ("one", "two")]
-    running = [workspace.start("dvc", "repro") for workspace in workspaces]
-    for process, workspace in zip(running, workspaces, strict=True):
-        assert process.wait() == 0, (workspace.folder / "log.txt").read_text()
-    return workspaces
+def both(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> list[Path]:
+    """Two workspaces, each built from scratch by `dvc repro`, at the same time; once for all processes that run tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "both"
+    folders = [folder / "one", folder / "two"]
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "complete").exists():
+            workspaces = [make_workspace(each) for each in folders]
+            running = [workspace.start("dvc", "repro") for workspace in workspaces]
+            for process, workspace in zip(running, workspaces, strict=True):
+                assert process.wait() == 0, (workspace.folder / "log.txt").read_text()
+            (folder / "complete").touch()
+    return folders
+
+
+@pytest.fixture(scope="session")
+def built(both: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Workspace]:
+    """Copies of the two, for the tests of one process. Those that change one put it back."""
+    folder = tmp_path_factory.mktemp("built")
+    return [Workspace(Path(shutil.copytree(each, folder / each.name))) for each in both]
 
 
 @pytest.fixture

@@ -116,13 +116,14 @@ function summarise() {
     entry(t("Champion"), champion.version, t("trained on {0}", champion.trained_on),
       accuracy != null && t("{0}% of test faces right", number(Math.round(accuracy * 1000) / 10))),
     entry(t("Drift (PSI)"), psi === null ? "–" : `${number(psi)} · ${t(reading)}`,
-      psi !== null && t("against {0}", t(drift.against))),
+      drift.drifted && t("beyond the limits"), psi !== null && t("against {0}", t(drift.against))),
     entry(t("Speed"),
       images.labelled ? t("{0} images a second", number(run.images_per_second)) : t("nothing new to label"),
       images.labelled > 0 && t("{0} labelled in {1} s", many(images.labelled), number(run.seconds)),
       images.reused > 0 && t("{0} kept from before", many(images.reused))),
     found.total === 0 ? ""
-      : entry(t("Mean confidence"), percent(found.mean_confidence), t("review under {0}", percent(run.min_confidence))),
+      : entry(t("Mean confidence"), percent(found.mean_confidence), t("review under {0}", percent(run.min_confidence)),
+        drift.champion_mean_confidence != null && t("{0} on the champion's val", percent(drift.champion_mean_confidence))),
     outcomes.length ? entry(t("Outcome"), ...outcomes) : "");
 
   const finished = new Date(run.finished).toLocaleString(language, { dateStyle: "long", timeStyle: "short" });

@@ -90,12 +90,21 @@ def test_compare_with_the_current_one_asks_the_gate() -> None:
     assert "- A difference of 0.00 points is less than gate.min_gain (+0.50)." in text
 
 
-def test_compare_takes_folders_and_leaves_choosing_to_val() -> None:
+def test_compare_takes_folders_and_asks_the_gate_on_its_own_split_only() -> None:
     shutil.copytree(CHAMPION, "mine")
     text = answer("compare", "mine", "1", "--split", "test")
     assert "40 faces of PrivateTest (test)" in text
-    assert "The gate is not asked" in text
+    assert "The gate is not asked: it judges on val (gate.split in params.yaml)." in text
     assert "would" not in text
+
+
+def test_the_gate_may_judge_on_test() -> None:
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("split: val", "split: test"))
+    text = answer("compare", "v1")
+    assert "40 faces of PrivateTest (test)" in text
+    assert "The gate: net-one would not replace net-two." in text
+    assert "The gate is not asked: it judges on test" in answer("compare", "v1", "--split", "val")
 
 
 def test_mistakes_are_told() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.demo import DRAWN, PHOTOS, copy_photos, draw_faces, make_workspace, shortened
+from flows.demo import DRAWN, PHOTOS, SHORTENED, copy_photos, draw_faces, make_workspace, shortened
 from tasks.params import Params
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def test_the_copy_has_its_own_git_and_data_and_no_champion(tmp_path, monkeypatch
 
 def test_shortened_params_are_valid_and_keep_the_bars():
     parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
-    short = Params.model_validate(shortened(parameters))
+    short = Params.model_validate(shortened(parameters, SHORTENED))
     assert set(short.candidates) == {"modelo_02", "residual", "mini_xception"}
     assert short.promote.model_dump() == parameters["promote"]
 

@@ -1,14 +1,10 @@
 """The labelling flow on a real Prefect server: what it labels, what it leaves in Prefect, and what kills and faults do to it."""
 
 import errno
+import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -20,101 +16,17 @@ import pytest
 import yaml
 from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT, kill, packaged, rows, tables
 from conftest import CHAMPION as CHAMPION_FOLDER
+from prefect_server import TIMEOUT, forget, wait_until
 
 from flows import label as flow_module
 from flows.label import label_photos, label_shard, results_folder, shard_sizes
+from tasks.drift import reference
 from tasks.folder import Job, label_folder
 from tasks.params import Label
 from tasks.sources import ImageFile
 
 CHAMPION = str(CHAMPION_FOLDER)  # flows take text
 SHARD = 32  # images of the smallest shard
-TIMEOUT = 90  # s
-
-
-class Server:
-    """A Prefect server of its own, with a home of its own."""
-
-    def __init__(self, folder):
-        with closing(socket.socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = folder
-        self.url = f"http://127.0.0.1:{self.port}/api"
-        self.environment = {
-            "PREFECT_HOME": str(folder),
-            "PREFECT_API_URL": self.url,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_CLI_PROMPT": "false",
-            "NO_COLOR": "1",
-        }
-
-    def start(self, *command, cwd=ROOT, log="log.txt"):
-        """Start a program of the environment in a process group of its own, its output in a file."""
-        program = Path(sys.executable).with_name(command[0])
-        with (self.folder / log).open("a") as file:
-            return subprocess.Popen(
-                [program, *command[1:]],
-                cwd=cwd,
-                env=os.environ | self.environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-
-    def run(self, *command, cwd=ROOT):
-        process = self.start(*command, cwd=cwd, log="commands.txt")
-        assert process.wait(TIMEOUT) == 0, self.read("commands.txt")
-
-    def read(self, log):
-        return (self.folder / log).read_text(errors="replace")
-
-    def healthy(self):
-        try:
-            return urllib.request.urlopen(f"{self.url}/health", timeout=5).status == 200
-        except OSError:
-            return False
-
-
-def wait_until(true, process=None):
-    """Wait for a condition, and for no longer than a program lives that should bring it about."""
-    deadline = time.monotonic() + TIMEOUT
-    while not true():
-        assert process is None or process.poll() is None, "it ended"
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("prefect"))
-    process = server.start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(server.port))
-    try:
-        wait_until(server.healthy, process)
-        yield server
-    finally:
-        kill(process)
-
-
-@pytest.fixture(scope="module")
-def prefect(server):
-    """This process's Prefect uses the server, and has said all it had to before that ends."""
-    from prefect import settings
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    with settings.temporary_settings(
-        {
-            settings.PREFECT_HOME: server.folder,
-            settings.PREFECT_API_URL: server.url,
-            settings.PREFECT_LOCAL_STORAGE_PATH: server.folder / "storage",
-        }
-    ):
-        yield server
-        APILogWorker.instance().drain()
-        EventsWorker.drain_all()
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +117,13 @@ def test_what_it_leaves_in_prefect(prefect, photos, tmp_path):
     rows = {row["expression"]: row for row in yaml.safe_load(Artifact.get("label-expressions").data)}
     assert {name: row["faces"] for name, row in rows.items()} == run["faces"]["expressions"]
     assert sum(float(row["share"].rstrip("%")) for row in rows.values()) == pytest.approx(100, abs=0.5)
-    assert rows["disgust"]["share in training"] == "1.3%"
+    expected = reference(json.loads((CHAMPION_FOLDER / "champion.json").read_text()))
+    disgust = expected.expressions["disgust"] / sum(expected.expressions.values())
+    assert rows["disgust"][f"share in {expected.name}"] == f"{disgust:.1%}"
     text = Artifact.get("label-run").data
     assert f"{run['images']['total']:,}: {run['images']['total']:,} labelled now" in text
-    assert "| drift (PSI) | too few faces |" in text
+    assert "| drift | too few faces to tell" in text
+    assert "| PSI | none |" in text
 
 
 def test_a_second_run_labels_only_what_arrived(prefect, faces, tmp_path, monkeypatch):
@@ -296,6 +211,15 @@ def test_a_mistake_is_one_line(prefect, faces, tmp_path, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_crops_that_a_person_sorted_fail_the_flow_with_a_line(prefect, faces, tmp_path):
+    out = tmp_path / "out"
+    label([faces], out, crops=True)
+    crop = next((out / "crops").rglob("*.png"))
+    moved = crop.rename(out / "crops" / crop.name)
+    assert f"({moved}), which labelling would undo; run `ferflow collect {out}`" in failure([faces], out)
+    assert moved.exists()
+
+
 def test_a_folder_without_an_image_yet_is_no_failure(prefect, tmp_path):
     (tmp_path / "photos").mkdir()
     state = label_photos([str(tmp_path / "photos")], str(tmp_path / "out"), CHAMPION, return_state=True)
@@ -372,7 +296,7 @@ def test_the_deployment_labels_what_arrives(prefect, photos, tmp_path):
             return {"total": 0}
 
     prefect.run("prefect", "work-pool", "create", "ferflow", "--type", "process", cwd=workspace)
-    prefect.run("prefect", "deploy", "--name", "label", cwd=workspace)
+    prefect.run("prefect", "deploy", "--all", cwd=workspace)
     worker = prefect.start("prefect", "worker", "start", "--pool", "ferflow", cwd=tmp_path, log="worker.txt")
     try:
         wait_until(lambda: labelled()["total"] == total, worker)
@@ -383,4 +307,5 @@ def test_the_deployment_labels_what_arrives(prefect, photos, tmp_path):
     finally:
         os.killpg(worker.pid, signal.SIGTERM)
         worker.wait(TIMEOUT)
+    forget(prefect.url, "label/label", "retrain/retrain")
     assert "Traceback" not in prefect.read("worker.txt")

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -77,10 +78,15 @@ def moved(labels, photo, folder):
     return path.rename(labels / "crops" / folder / path.name)
 
 
+def text(labels, photo):
+    """The pixels of a photo's face as fer2013.csv writes them, read from its crop."""
+    picture = cv2.imdecode(np.fromfile(crop(labels, photo), np.uint8), cv2.IMREAD_UNCHANGED)
+    return " ".join(map(str, picture.ravel()))
+
+
 def texts(labels):
-    """The pixels of each photo's face as fer2013.csv writes them, read from the crops."""
-    pictures = [cv2.imdecode(np.fromfile(crop(labels, name), np.uint8), cv2.IMREAD_UNCHANGED) for name in PHOTOS]
-    return [" ".join(map(str, picture.ravel())) for picture in pictures]
+    """Those of each photo's face."""
+    return [text(labels, name) for name in PHOTOS]
 
 
 def written(path):
@@ -138,6 +144,15 @@ def test_pictures_moved_to_another_folder_are_corrections(labels):
     moved(labels, PHOTOS[1], "sad")
     (labels / "crops" / "sad" / "Thumbs.db").touch()
     assert written(collect(labels)[0]) == [("sad", pixels[1], "Training"), ("fear", pixels[2], "Training")]
+
+
+def test_pictures_that_a_killed_run_of_another_champion_left_are_no_corrections(labels):
+    path = crop(labels, PHOTOS[1])
+    (labels / "crops" / "sad").mkdir()
+    shutil.copy(path, labels / "crops" / "sad" / path.name.replace("-neutral.png", "-sad.png"))
+    pixels = text(labels, PHOTOS[0])
+    moved(labels, PHOTOS[0], "fear")
+    assert written(collect(labels)[0]) == [("fear", pixels, "Training")]
 
 
 def test_table_and_pictures_together(labels):
@@ -297,6 +312,17 @@ def test_a_folder_that_is_none_of_ours(labels):
 def test_a_folder_that_is_being_labelled(labels):
     with closing(Store(labels)):
         assert "another run is labelling into party" in refusal(labels)
+
+
+def test_a_store_of_another_version_is_kept(labels):
+    correct(labels / "faces.csv", "corrected", ["sad", "", ""])
+    with closing(sqlite3.connect(labels / STORE)) as store:
+        version = store.execute("PRAGMA user_version").fetchone()[0]
+        store.execute("PRAGMA user_version = 99")
+    assert "party/.ferflow.sqlite is of another version of ferflow; use the one that labelled" in refusal(labels)
+    with closing(sqlite3.connect(labels / STORE)) as store:
+        store.execute(f"PRAGMA user_version = {version}")
+    assert len(written(collect(labels)[0])) == 1
 
 
 def test_a_file_with_other_faces_is_not_overwritten(labels):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tasks import champion
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
-from tasks.judge import Comparison, Side, bootstrap, compare, decide, mcnemar, recalls
+from tasks.judge import Comparison, Side, bootstrap, compare, confusion, decide, mcnemar, recalls
 from tasks.params import Gate, load
 
 GATE = Gate()
@@ -25,7 +25,7 @@ shares = st.floats(0, 1)
 
 
 def side(accuracy: float = 0.6, recall: float = 0.5, megabytes: float = 5.0, milliseconds: float = 1.0) -> Side:
-    return Side("some", accuracy, dict.fromkeys(EXPRESSIONS, recall), megabytes, milliseconds)
+    return Side("some", accuracy, dict.fromkeys(EXPRESSIONS, recall), megabytes, milliseconds, ())
 
 
 def comparison(one: Side, other: Side, only_one: int = 90, only_other: int = 30, faces: int = 1000) -> Comparison:
@@ -70,6 +70,13 @@ def test_the_interval_is_that_of_resampled_faces() -> None:
 def test_recall_leaves_out_what_no_face_shows() -> None:
     answers, labels = np.array([0, 0, 3, 3]), np.array([0, 1, 3, 0])
     assert recalls(answers, labels) == {"angry": 0.5, "disgust": 0.0, "happy": 1.0}
+
+
+def test_confusion_counts_labels_by_answers() -> None:
+    counts = confusion(np.array([0, 0, 3, 3, 6]), np.array([0, 1, 3, 0, 6]))
+    found = {(row, column): count for row, line in enumerate(counts) for column, count in enumerate(line) if count}
+    assert found == {(0, 0): 1, (1, 0): 1, (3, 3): 1, (0, 3): 1, (6, 6): 1}
+    assert {len(counts), *map(len, counts)} == {7}
 
 
 def test_a_better_one_is_promoted() -> None:
@@ -174,6 +181,10 @@ def test_comparing_a_champion_with_its_equal(worse: Path) -> None:
     assert found.one.accuracy == found.other.accuracy == pytest.approx(0.9)
     assert (found.difference, found.only_one, found.only_other, found.p, found.interval) == (0, 0, 0, 1, (0, 0))
     assert found.one.recall == found.other.recall
+    assert found.one.confusion == found.other.confusion
+    assert sum(found.one.confusion[i][i] for i in range(7)) == 126
+    json.dumps(found)
+    assert hash(found.one.confusion)
     assert found.one.megabytes - found.other.megabytes == pytest.approx(1, abs=0.01)
     assert 0.2 < found.one.milliseconds / found.other.milliseconds < 5  # the machine may be busy
     assert not decide(found, GATE).promote

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import UserError
-from tasks.params import Label, load, load_label
+from tasks.params import Drift, Label, load, load_drift, load_label
 
 COMMITTED = Path(__file__).parents[2] / "params.yaml"
 
@@ -83,6 +83,16 @@ def test_no_file(tmp_path: Path) -> None:
 def test_a_candidate_that_does_not_exist() -> None:
     with pytest.raises(UserError, match=r"no candidate 'modelo01' in params\.yaml; did you mean 'modelo_01'\?"):
         load(COMMITTED).candidate("modelo01")
+
+
+def test_drift_has_defaults_where_no_params_are_and_a_section_in_the_committed_ones(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    assert load_drift(path) == Drift() == load_drift(COMMITTED)
+    path.write_text(COMMITTED.read_text().replace("max_psi: 0.25", "max_psi: 0.5"))
+    assert load_drift(path) == Drift(max_psi=0.5)
+    path.write_text(COMMITTED.read_text().replace("max_psi:", "max_ps:"))
+    with pytest.raises(UserError, match=r"unknown key drift\.max_ps; did you mean 'max_psi'"):
+        load_drift(path)
 
 
 def test_options_win_over_the_section_label_key_by_key(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
+import numpy as np
 import pytest
+from conftest import Workspace
 
+from tasks import champion
+from tasks.drift import OWN, answers
 from tasks.params import Promote
 from tasks.promote import leaderboard, verdict
 
@@ -46,3 +50,10 @@ def test_the_best_on_val_comes_first_and_the_smaller_of_equals() -> None:
         {"a": measures(accuracy=0.6), "big": measures(99, accuracy=0.7), "small": measures(5, accuracy=0.7)}, BARS
     )
     assert list(table["candidate"]) == ["small", "big", "a"]
+
+
+def test_a_champion_tells_what_it_answers_on_val(built: list[Workspace]) -> None:
+    loaded = champion.load(built[0].folder / "models" / "champion")
+    faces = np.load(built[0].folder / "data" / "arrays" / "val.npy")
+    assert loaded.info[OWN] == answers(loaded.predict(faces))
+    assert sum(loaded.info[OWN]["expressions"].values()) == len(faces)

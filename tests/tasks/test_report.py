@@ -245,6 +245,23 @@ def test_drift_is_read(page: Page, tmp_path: Path, psi: float, reading: str) -> 
     assert reading in page.one("#facts").text
 
 
+def test_drift_beyond_the_limits_is_told_with_the_champions_confidence(page: Page, tmp_path: Path) -> None:
+    image = ReportImage("a.png", "", False, 512, 512, (face("happy", 0.9, thumbnail(ASTRONAUT, ASTRONAUT_BOX)),))
+    drift = {
+        "drifted": True,
+        "psi": 0.4,
+        "against": "the champion's own answers on val",
+        "champion_mean_confidence": 0.66,
+    }
+    for drifted in (True, False):
+        write_report(tmp_path / "report.html", run_of([image], drift=drift | {"drifted": drifted}), [image])
+        page.open(tmp_path / "report.html")
+        facts = page.one("#facts").text
+        assert "against the champion's own answers on val" in facts
+        assert "66% on the champion's val" in facts
+        assert ("beyond the limits" in facts) is drifted
+
+
 def test_filters_by_expression_confidence_review_and_name(page: Page) -> None:
     count = page.one("#count")
     happy, sad = page.one("#chart .row:nth-child(4)"), page.one("#chart .row:nth-child(5)")

@@ -1,9 +1,11 @@
 """What labelling leaves: tables that agree, pictures that match them, and a run that says what it was."""
 
+import csv
 import json
 import os
 import shutil
 import zipfile
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -11,8 +13,9 @@ import pyarrow.parquet
 import pytest
 from conftest import ASTRONAUT, CHAMPION, rows
 
+from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
-from tasks.folder import label_folder
+from tasks.folder import Job, label_folder
 from tasks.params import Label
 from tasks.results import FACE_COLUMNS, IMAGE_COLUMNS, Outputs, shown
 
@@ -83,7 +86,8 @@ def test_run_json_says_what_ran_on_what(photos, tmp_path):
         == 1
     )
     assert [row["review"] for row in rows(tmp_path / "out" / "faces.csv")] == ["False", "True"]
-    assert content["drift"]["psi"] is None
+    assert content["drift"]["psi"] is content["drift"]["drifted"] is None
+    assert content["drift"]["mean_confidence"] == content["faces"]["mean_confidence"]
 
 
 def test_json_lines_have_a_line_an_image(photos, tmp_path):
@@ -155,3 +159,60 @@ def test_names_that_are_not_utf_8_or_hold_a_newline_have_their_rows(tmp_path):
 def test_shown_is_always_text():
     assert shown("ok é") == "ok é"
     assert shown("latin\udce9") == r"latin\xe9"
+
+
+@pytest.mark.parametrize("crops", [None, False])
+def test_crops_that_a_person_sorted_are_not_lost(crops, photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, out, Outputs(crops=True))
+    (crop,) = (out / "crops" / "happy").iterdir()
+    (out / "crops" / "sad").mkdir()
+    moved = crop.rename(out / "crops" / "sad" / crop.name)
+    table = (out / "faces.csv").read_bytes()
+    with pytest.raises(UserError) as refused:
+        run(photos, out, Outputs(crops=crops))
+    assert str(refused.value) == (
+        f"{out}/crops holds 1 picture moved to another folder ({moved}), which labelling would undo; "
+        f"run `ferflow collect {out}`, then remove {out}/crops, or name another --out"
+    )
+    assert moved.exists()
+    assert (out / "faces.csv").read_bytes() == table
+    shutil.rmtree(out / "crops")
+    assert run(photos, out)["complete"]
+    assert crop.exists()
+
+
+def test_crops_that_a_person_sorts_while_a_run_labels_are_not_lost(photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, out, Outputs(crops=True))
+    with closing(Job([str(photos)], out, Label(), CHAMPION)) as job:
+        (crop,) = (out / "crops" / "happy").iterdir()
+        moved = crop.rename(out / "crops" / "neutral" / crop.name)
+        with pytest.raises(UserError, match="moved to another folder"):
+            job.finish()
+    assert moved.exists()
+
+
+def test_crops_of_an_earlier_champion_are_nobodys_work(photos, tmp_path):
+    """A run that was killed between labelling and its pictures leaves them; their names have the older label."""
+    out = tmp_path / "out"
+    run(photos, out, Outputs(crops=True))
+    (crop,) = (out / "crops" / "happy").iterdir()
+    older = out / "crops" / "sad" / crop.name.replace("-happy.png", "-sad.png")
+    older.parent.mkdir()
+    crop.rename(older)
+    assert run(photos, out)["complete"]
+    assert (crop.exists(), older.exists()) == (True, False)
+
+
+@pytest.mark.parametrize(("delimiter", "column"), [(",", "corrected"), (";", "Corrected "), ("\t", "CORRECTED")])
+def test_a_corrected_table_is_known_however_a_spreadsheet_saved_it(delimiter, column, photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, out)
+    content = [{**row, column: "sad"} for row in rows(out / "faces.csv")]
+    with (out / "faces.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(content[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(content)
+    with pytest.raises(UserError, match="holds corrections, which labelling would overwrite"):
+        run(photos, out)

@@ -242,8 +242,9 @@ def test_what_may_not_be_read_has_a_row(here):
 
 def _as_nobody(folder, code):
     """Run Python code in a folder as a user who may do little."""
-    for above in (folder, folder.parent, folder.parent.parent):  # those that pytest made for this user alone
-        above.chmod(0o755)
+    for above in (folder, *folder.parents):
+        if above.stat().st_mode & 0o077 == 0:  # pytest made it for this user alone
+            above.chmod(0o755)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

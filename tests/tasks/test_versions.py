@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from tasks import champion
 from tasks.errors import UserError
-from tasks.versions import extract, find, history, previous, restore, unrecorded
+from tasks.versions import extract, find, history, previous, restore, rolled_back, unrecorded
 
 CHAMPION = Path("models/champion")
 
@@ -144,6 +144,20 @@ def test_the_previous_version_is_not_one_that_was_rolled_back(repository: Reposi
         previous(repository.folder)
     repository.deploy("net-four", 4.0)
     assert previous(repository.folder) == "net-one"
+
+
+def test_a_version_stays_rolled_back_until_it_is_champion_again(repository: Repository) -> None:
+    assert rolled_back(repository.folder) == set()
+    repository.deploy("net-three", 3.0)
+    assert rolled_back(repository.folder) == set()
+    restore("net-one", repository.folder)
+    assert rolled_back(repository.folder) == {"net-two", "net-three"}
+    repository.deploy("net-four", 4.0)
+    assert rolled_back(repository.folder) == {"net-two", "net-three"}
+    restore("net-two", repository.folder)
+    assert rolled_back(repository.folder) == {"net-three"}
+    restore("net-four", repository.folder)
+    assert rolled_back(repository.folder) == {"net-two", "net-three"}
 
 
 def test_a_version_is_found_by_name_number_and_tag(repository: Repository) -> None:

@@ -1,0 +1,145 @@
+"""The deployments of prefect.yaml, read and checked: one place for schedules, time zone, parameters and triggers."""
+
+import ast
+import difflib
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.deployments.runner import RunnerDeployment
+
+DEPLOYMENTS = Path("prefect.yaml")
+SERVED = {"name", "description", "entrypoint", "parameters", "schedules", "triggers", "concurrency_limit", "tags"}
+OF_WORKERS = {"work_pool", "build", "push", "pull", "version", "enforce_parameter_schema"}  # known, and not needed here
+
+
+def read_deployments() -> list[dict[str, Any]]:
+    """The deployments of prefect.yaml: what Prefect accepts of each, its flow's function checked to be there.
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key, a missing function, a schedule or trigger that Prefect does not accept.
+    """
+    try:
+        content = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no {DEPLOYMENTS} here; run this in the folder of the pipeline") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{DEPLOYMENTS}, line {line}: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{DEPLOYMENTS}: {_first_line(error)}") from error
+    deployments = content.get("deployments") if isinstance(content, dict) else None
+    if not isinstance(deployments, list) or not deployments:
+        raise UserError(f"{DEPLOYMENTS}: no list of deployments")
+    for number, deployment in enumerate(deployments, 1):
+        if not isinstance(deployment, dict) or not {"name", "entrypoint"} <= deployment.keys():
+            raise UserError(f"{DEPLOYMENTS}: deployment {number} has no name or no entrypoint")
+        _check(deployment)
+    return deployments
+
+
+def as_served(deployment: dict[str, Any]) -> "RunnerDeployment":
+    """A deployment as Prefect's runner takes it."""
+    from prefect.deployments.runner import RunnerDeployment
+
+    details = _details(deployment)
+    served = RunnerDeployment.from_entrypoint(
+        deployment["entrypoint"],
+        name=deployment["name"],
+        description=deployment.get("description"),
+        parameters=deployment.get("parameters"),
+        tags=deployment.get("tags"),
+        triggers=details["triggers"],
+        concurrency_limit=details["concurrency_limit"],
+    )
+    served.schedules = details["schedules"]
+    served.work_pool_name = None  # said, not left out: a deployment that belonged to a work pool no longer does
+    return served
+
+
+def _check(deployment: dict[str, Any]) -> None:
+    from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
+
+    where = f"{DEPLOYMENTS}, deployment {deployment['name']}"
+    _check_keys(where, deployment, SERVED | OF_WORKERS)
+    for trigger in deployment.get("triggers") or []:
+        _check_keys(f"{where}, triggers", trigger, {"type", *DeploymentEventTrigger.model_fields})
+    _check_function(where, str(deployment["entrypoint"]))
+    try:
+        _details(deployment)
+    except (ValueError, TypeError, AttributeError) as error:  # pydantic's are of ValueError
+        raise UserError(f"{where}: {_first_line(error)}") from error
+
+
+def _check_keys(where: str, given: Any, known: Collection[str]) -> None:
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: {given!r} is no mapping")
+    for key in given.keys() - known:
+        close = difflib.get_close_matches(str(key), known, n=1)
+        raise UserError(
+            f"{where}: unknown key {key}"
+            + (f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(known))}")
+        )
+
+
+def _check_function(where: str, entrypoint: str) -> None:
+    """Look for a flow's function without importing its module, which takes seconds."""
+    path, colon, name = entrypoint.rpartition(":")
+    if not colon:
+        raise UserError(f"{where}: entrypoint {entrypoint} is not of the form flows/FILE.py:FUNCTION")
+    try:
+        body = ast.parse(Path(path).read_bytes(), path).body
+    except (OSError, SyntaxError) as error:
+        raise UserError(
+            f"{where}: cannot read entrypoint {entrypoint}: {error.strerror if isinstance(error, OSError) else error}"
+        ) from error
+    if not any(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) and part.name == name for part in body):
+        raise UserError(f"{where}: no function {name} in {path}")
+
+
+def _first_line(error: Exception) -> str:
+    """The essence of an error's text, which for pydantic's is in several lines."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        text = first["msg"].removeprefix("Value error, ")
+        return f"{first['loc'][-1]}: {text}" if first["loc"] else text
+    return str(error).partition("\n")[0]
+
+
+def _details(deployment: dict[str, Any]) -> dict[str, Any]:
+    """Schedules, triggers and limit of a deployment as Prefect's objects."""
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig
+    from prefect.events import DeploymentTriggerTypes
+    from pydantic import TypeAdapter
+
+    triggers = TypeAdapter(list[DeploymentTriggerTypes]).validate_python(deployment.get("triggers") or [])
+    limit = deployment.get("concurrency_limit")
+    if isinstance(limit, dict):
+        limit = ConcurrencyLimitConfig(**limit)
+    return {
+        "schedules": [_schedule(entry) for entry in deployment.get("schedules") or []],
+        "triggers": triggers,
+        "concurrency_limit": limit,
+    }
+
+
+def _schedule(entry: dict[str, Any]) -> "DeploymentScheduleCreate":
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
+
+    kinds: dict[str, type[CronSchedule] | type[IntervalSchedule] | type[RRuleSchedule]]
+    kinds = {"cron": CronSchedule, "interval": IntervalSchedule, "rrule": RRuleSchedule}
+    around = {"active", "parameters", "slug"}  # of the entry, not of the schedule itself
+    named = entry.keys() & kinds if isinstance(entry, dict) else set()
+    if len(named) != 1:
+        raise ValueError(f"a schedule is one of cron, interval, rrule, not {entry!r}")
+    schedule = kinds[named.pop()].model_validate({key: value for key, value in entry.items() if key not in around})
+    return DeploymentScheduleCreate(schedule=schedule, **{key: value for key, value in entry.items() if key in around})

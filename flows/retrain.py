@@ -1,0 +1,257 @@
+"""The flow that retrains: looks whether anything changed, rebuilds apart, judges, and installs what is better, or nothing.
+
+From Python: `from flows.retrain import retrain; retrain()`, in the folder of the pipeline. On a schedule: `ferflow serve`, or
+the deployment `retrain` of prefect.yaml. The work is in tasks/: rebuild, judge, install. Here it is put in order.
+
+Killed at any moment, it leaves the champion whole, the old or the new; the next run takes up what was done.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import Task, flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.states import Completed, Crashed, Failed
+
+from flows.decision import Outcome, show_candidates, tell
+from tasks import champion, judge, params, rebuild
+from tasks.errors import UserError, explain
+from tasks.files import alone, write_json
+from tasks.git import check_identity, git
+from tasks.install import check_disk, install, record, recover
+from tasks.params import Params
+from tasks.parse import load_split
+from tasks.paths import CHAMPION, LEADERBOARD
+from tasks.rebuild import STATE
+from tasks.versions import rolled_back
+
+LOCK = STATE / "lock"
+JOURNAL = STATE / "installation.json"
+DECIDED = STATE / "decided.json"  # what the last rebuild was judged by, and the outcome
+RUNNING = STATE / "running.json"  # the run at work; one that died leaves it behind
+
+
+def step(work: Callable[..., Any]) -> Task[..., Any]:
+    """A task that ends Failed with one line for what a user can mend, where Prefect would show a stack trace."""
+
+    @functools.wraps(work)
+    def quiet(*args: Any, **options: Any) -> Any:
+        try:
+            return work(*args, **options)
+        except UserError as error:
+            return Failed(message=str(error))
+        except OSError as error:
+            if line := explain(error):
+                return Failed(message=line)
+            raise
+
+    return task(cache_policy=NO_CACHE)(quiet)
+
+
+def do(work: Task[..., Any], *args: Any) -> Any:
+    """Run a task; returns what it gives, raises UserError with its message if it fails."""
+    state: State[Any] = work(*args, return_state=True)  # type: ignore[assignment]  # no coroutine: the tasks are not async
+    if state.is_failed():
+        raise UserError(str(state.message))
+    return state.result()
+
+
+@flow(name="retrain")
+def retrain(force: bool = False, push: bool = False, notify: str | None = None) -> State[Any]:
+    """Rebuild what is out of date and replace the champion if the outcome is better.
+
+    Ends Completed with what came of it in a line, or Failed with what was wrong; nothing has changed then.
+
+    Args:
+        force: judge even if nothing has changed since the last time.
+        push: also push the commit and the version's tag of a new champion to the branch's remote.
+        notify: a notification block of Prefect, such as `slack-webhook/team`, that is told what came of it.
+    """
+    with alone(LOCK) as mine:
+        if not mine:
+            return Completed(message="another retraining is at work in this folder; one at a time is enough")
+        try:
+            _bury_the_dead()
+            outcome = _retrain(force, push)
+        except UserError as error:
+            outcome = Outcome("failed", (str(error),))
+        except OSError as error:
+            line = explain(error)
+            if line is None:
+                raise
+            outcome = Outcome("failed", (line,))
+        RUNNING.unlink(missing_ok=True)
+        tell(outcome, notify)
+    return Failed(message=outcome.line) if outcome.name == "failed" else Completed(message=outcome.line)
+
+
+def _retrain(force: bool, push: bool) -> Outcome:
+    """The whole work, step by step."""
+    if recover(JOURNAL):
+        get_run_logger().info("an installation that was cut short is mended")
+    _check_workspace()
+    settings = params.load()
+    deployed = champion.load().version if CHAMPION.exists() else None
+    inputs = {"champion": deployed, "gate": settings.gate.model_dump()}
+    changes = do(look, settings.ingest.source, inputs, force)
+    if isinstance(changes, Outcome):
+        return changes
+    DECIDED.unlink(missing_ok=True)
+    folder = do(prepare, settings)
+    failures = build(folder, settings)
+    outcome: Outcome = replace(do(decide, folder, settings, deployed), changes=changes, failures=failures)
+    if outcome.name == "promoted":
+        outcome = do(install_champion, folder, outcome)
+        if push:
+            do(push_champion, outcome)
+    else:
+        write_json(DECIDED, {"inputs": inputs, "outcome": outcome.line, "date": datetime.now(UTC).isoformat()})
+    return outcome
+
+
+def _check_workspace() -> None:
+    """Refuse what could not be brought back, before any work."""
+    if changed := rebuild.unclean():
+        raise UserError(
+            f"the workspace is not as Git has it: {', '.join(changed)}; commit these changes, or undo them (git status)"
+        )
+    check_identity(Path())
+    check_disk(STATE)
+
+
+@step
+def look(source: str, inputs: dict[str, Any], force: bool) -> dict[str, list[str]] | Outcome:
+    """The inputs that changed, by stage; or the outcome `nothing`, if none has, or all that has was judged already."""
+    changes = rebuild.out_of_date(Path())
+    if force:
+        return changes
+    if not changes and inputs["champion"]:
+        return Outcome("nothing", ("no data, parameter or code has changed",), inputs["champion"])
+    if DECIDED.exists():
+        decided = json.loads(DECIDED.read_text(encoding="utf-8"))
+        if decided["inputs"] == inputs and not rebuild.out_of_date(rebuild.bring_inputs(source)):
+            reason = f"all changes were judged on {decided['date'][:10]}: {decided['outcome']}"
+            return Outcome("nothing", (reason,), inputs["champion"])
+    return changes
+
+
+@step
+def prepare(settings: Params) -> Path:
+    """Bring the worktree up to date; returns its folder."""
+    return rebuild.renew(settings)
+
+
+def build(folder: Path, settings: Params) -> dict[str, str]:
+    """Run every stage; returns why some failed. A candidate that fails does not stop the others.
+
+    Raises:
+        UserError: the data failed, or every candidate.
+    """
+    hours = settings.retrain.stage_hours
+    failures: dict[str, str] = {}
+    for stage in rebuild.stages(settings):
+        _, _, candidate = stage.partition("@")
+        if f"train@{candidate}" in failures:
+            continue
+        try:
+            do(run_stage.with_options(task_run_name=stage), folder, stage, hours)
+        except UserError as error:
+            if not candidate:
+                raise
+            failures[stage] = str(error)
+    if len(failures) == len(settings.candidates):
+        raise UserError("every candidate failed: " + "; ".join(f"{stage}: {why}" for stage, why in failures.items()))
+    return failures
+
+
+@step
+def run_stage(folder: Path, stage: str, hours: float) -> None:
+    """Let DVC run one stage in the worktree, its log in the run's log."""
+    if failure := rebuild.reproduce(folder, stage, get_run_logger().info, hours):
+        raise UserError(failure)
+
+
+@step
+def decide(folder: Path, settings: Params, deployed: str | None) -> Outcome:
+    """Promote the best candidate in the worktree, and judge it against the deployed champion."""
+    try:
+        do(run_stage.with_options(task_run_name="promote"), folder, "promote", settings.retrain.stage_hours)
+    except UserError as error:
+        return Outcome("kept", (f"There is no challenger: {error}.",), deployed)
+    finally:
+        show_candidates(folder / LEADERBOARD)
+    challenger = champion.load(folder / CHAMPION)
+    if challenger.version == deployed:
+        return Outcome("kept", ("The rebuild ends with the same champion.",), deployed, challenger.version)
+    if challenger.version in rolled_back():
+        reason = (
+            f"{challenger.version} was rolled back; `ferflow champion rollback {challenger.version}` brings it back."
+        )
+        return Outcome("kept", (reason,), deployed, challenger.version)
+    if failure := rebuild.run(folder, ["tasks.smoke"], get_run_logger().info, settings.retrain.stage_hours):
+        return Outcome(
+            "kept", (f"{challenger.version} fails its last check: {failure}.",), deployed, challenger.version
+        )
+    if deployed is None:
+        return Outcome("promoted", ("It is the first, and passes the bars of `promote`.",), challenger.version)
+    return _judge(folder, settings, challenger)
+
+
+def _judge(folder: Path, settings: Params, challenger: champion.Champion) -> Outcome:
+    """Let both answer for the same rows of the rebuilt data, and ask the gate."""
+    comparison = judge.compare(folder / CHAMPION, CHAMPION, *load_split(settings.gate.split, folder))
+    decision = judge.decide(comparison, settings.gate, _saw_other_data(challenger, champion.load()))
+    one, other = comparison.one.version, comparison.other.version
+    if decision.promote:
+        return Outcome("promoted", decision.reasons, one, other, comparison)
+    return Outcome("kept", decision.reasons, other, one, comparison)
+
+
+def _saw_other_data(one: champion.Champion, other: champion.Champion) -> bool:
+    """Whether the two were trained on different arrays."""
+    arrays = ({k: v for k, v in each.info["data"]["sha256"].items() if k.startswith("train")} for each in (one, other))
+    return next(arrays) != next(arrays)
+
+
+@step
+def install_champion(folder: Path, outcome: Outcome) -> Outcome:
+    """Make what was rebuilt the workspace's, as one transaction."""
+    place = f", in place of {outcome.other}" if outcome.other else ""
+    commit = record(folder, f"Champion {outcome.champion}{place}\n\n" + "\n".join(outcome.reasons))
+    _check_workspace()  # nobody began to work here meanwhile
+    rebuild.forget()
+    return replace(outcome, commit=commit, tag=install(folder, commit, JOURNAL))
+
+
+@step
+def push_champion(outcome: Outcome) -> None:
+    """Push the commit and the tag; where that fails, the champion stays installed and the log says so."""
+    try:
+        remote = git(Path(), "rev-parse", "--abbrev-ref", "@{upstream}").decode().partition("/")[0]
+        git(Path(), "push", "--quiet", remote, "HEAD", outcome.tag)
+    except UserError as error:
+        get_run_logger().warning("not pushed: %s", error)
+
+
+def _bury_the_dead() -> None:
+    """Whoever left RUNNING behind died: we hold the lock. Prefect, which waits for it for ever, learns of it."""
+    if RUNNING.exists():
+        dead = UUID(json.loads(RUNNING.read_text(encoding="utf-8"))["flow_run"])
+        with get_client(sync_client=True) as client:
+            try:
+                state = client.read_flow_run(dead).state
+                if state and not state.is_final():
+                    client.set_flow_run_state(dead, Crashed(message="its process died"), force=True)
+            except ObjectNotFound:
+                pass  # it ran with another server
+    write_json(RUNNING, {"flow_run": flow_run.id})

@@ -1,0 +1,255 @@
+"""Rebuilding the pipeline apart from the workspace, which stays as it is: in a worktree of Git that shares DVC's cache.
+
+`dvc exp run --temp` would do likewise. But it works in a new folder each time, where a killed training starts from its first
+epoch, and it ends at the first candidate that fails. Here the folder stays, and a stage is a program of its own.
+
+All paths are relative to the folder of the pipeline, in which the caller runs.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import UserError
+from tasks.git import git, head
+from tasks.params import Params
+from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, RAW, TIMINGS, WEIGHTS
+from tasks.processes import follow
+
+STATE = Path(".dvc/tmp/retrain")  # Git does not look there
+READY = STATE / "ready"  # the worktree was created to the end
+BASE = STATE / "base"  # the workspace's dvc.lock that the worktree started from, as Git's tree names it
+MADE = tuple(f"{path}/" for path in (INGESTED, ARRAYS, QUALITY, CANDIDATES))  # by stages, for stages
+OURS = ("params.yaml", "dvc.yaml", "dvc.lock", "tasks/", "data/", "models/")  # where new files count as changes
+NO_MEMORY = (
+    "OOM when allocating",
+    "MemoryError",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "exited with -9",
+    "exited with 137",
+)
+SAID = "ferflow: "  # how the line begins in which a stage says what is wrong
+
+
+def apart() -> Path:
+    """The folder of the pipeline in the worktree."""
+    return STATE / "workspace" / git(Path(), "rev-parse", "--show-prefix").decode().strip()
+
+
+def unclean() -> list[str]:
+    """Files that are not as HEAD has them: changed ones anywhere, and new ones where the pipeline would see them."""
+    lines = git(Path(), "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", ".").decode()
+    prefix = git(Path(), "rev-parse", "--show-prefix").decode().strip()
+    states = [(line[:2], line[3:].removeprefix(prefix)) for line in lines.split("\0") if line]
+    return [path for state, path in states if state != "??" or path.startswith(OURS)]
+
+
+def out_of_date(folder: Path) -> dict[str, list[str]]:
+    """The stages of which data, code, parameters or command changed since they ran, and what of these.
+
+    What one stage makes for another does not count: where it is missing, nothing has changed that would change the champion.
+
+    Raises:
+        UserError: DVC cannot say, dvc.yaml being broken, for example.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json"],
+        cwd=folder,
+        env=os.environ | _environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"dvc status failed: {_last(done.stderr.splitlines())}")
+    changes = {stage: _inputs(entries) for stage, entries in json.loads(done.stdout).items()}
+    return {stage: names for stage, names in changes.items() if names}
+
+
+def _inputs(entries: list[Any]) -> list[str]:
+    """The names of changed inputs in what `dvc status` says of a stage."""
+    names: list[str] = []
+    for entry in entries:
+        if isinstance(entry, str):  # changed command
+            names.append(entry)
+            continue
+        for path, state in entry.get("changed deps", {}).items():
+            if isinstance(state, dict):  # of params.yaml: a state for each key
+                names += [f"{path}: {key}" for key in state]
+            elif not f"{path}/".startswith(MADE):
+                names.append(path)
+    return names
+
+
+def renew(settings: Params) -> Path:
+    """Bring the worktree to the workspace's commit and a copy of its data; returns the folder of the pipeline in it.
+
+    What was built there and not installed stays, a killed training's epochs, too: DVC finds out what of it still holds. But
+    where the workspace's dvc.lock has changed since, somebody has built something there, and that is taken over instead.
+    """
+    folder = bring_inputs(settings.ingest.source)
+    commit, lock = head(Path()), git(Path(), "ls-tree", "HEAD", "dvc.lock").decode()
+    if BASE.exists() and BASE.read_text(encoding="utf-8") == lock:
+        built = [f":(exclude){place}" for place in _built(settings)]
+        git(folder, "reset", "--quiet", "--soft", commit)
+        git(folder, "checkout", "--force", "--no-overlay", commit, "--", ":/", *built)
+        git(folder, "clean", "--quiet", "-d", "--force", "--", ":/", *built)
+        git(folder, "clean", "--quiet", "-d", "-x", "--force", "--", str(CANDIDATES), *built)
+    else:
+        git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+        git(folder, "clean", "--quiet", "-d", "--force")
+        _dvc("checkout", "--force", "--allow-missing", folder=folder)
+        BASE.write_text(lock, encoding="utf-8")
+    return folder
+
+
+def forget() -> None:
+    """Let the next `renew` start from what the workspace has."""
+    BASE.unlink(missing_ok=True)
+
+
+def _built(settings: Params) -> list[str]:
+    """What the stages write, of which nothing else may be in the worktree: a candidate that is no more has its folder still."""
+    candidates = (CANDIDATES / name for name in settings.candidates)
+    places = (INGESTED, ARRAYS, QUALITY, TIMINGS, LEADERBOARD, LEADERBOARD.with_suffix(".png"), CHAMPION, *candidates)
+    return ["dvc.lock", *(place.as_posix() for place in places)]
+
+
+def bring_inputs(source: str) -> Path:
+    """Bring code, parameters and data of the workspace to the worktree, and leave what was built there; returns its folder."""
+    folder = apart()
+    if not _sound():
+        _create()
+    _unlock(folder)
+    git(folder, "checkout", "--force", "--no-overlay", head(Path()), "--", "params.yaml", "dvc.yaml", "tasks")
+    for data in {Path(source), RAW, WEIGHTS}:
+        if not data.is_absolute():
+            copy_changed(data, folder / data)
+    return folder
+
+
+def _sound() -> bool:
+    """Whether the worktree is whole and of this repository, which it is not after the workspace was copied or moved."""
+    try:
+        git_dir = git(apart(), "rev-parse", "--absolute-git-dir").decode().strip()
+    except UserError:
+        return False
+    shared = git(Path(), "rev-parse", "--path-format=absolute", "--git-common-dir").decode().strip()
+    return READY.exists() and Path(git_dir).parent == Path(shared) / "worktrees"
+
+
+def _create() -> None:
+    READY.unlink(missing_ok=True)
+    BASE.unlink(missing_ok=True)
+    place = (STATE / "workspace").resolve()
+    shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
+    git(Path(), "worktree", "prune")
+    # Twice forced: a Git that was killed leaves the place registered and locked.
+    git(Path(), "worktree", "add", "--quiet", "--force", "--force", "--detach", str(place), "HEAD")
+    dvc = apart() / ".dvc"
+    local = Path(".dvc/config.local")
+    if local.exists():
+        shutil.copy(local, dvc)
+    cache = _dvc("cache", "dir")
+    _dvc("config", "--local", "cache.dir", cache, folder=apart())
+    READY.touch()
+
+
+def _dvc(*arguments: str, folder: Path = Path()) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"dvc {arguments[0]} failed: {_last(done.stderr.splitlines())}")
+    return done.stdout.strip()
+
+
+def _unlock(folder: Path) -> None:
+    """Remove the locks that a killed Git left: nobody but retraining, which runs once at a time, works in this worktree."""
+    for lock in Path(git(folder, "rev-parse", "--absolute-git-dir").decode().strip()).glob("*.lock"):
+        lock.unlink()
+
+
+def copy_changed(source: Path, target: Path) -> None:
+    """Make `target` a copy of the folder or file `source`, reading what differs in size or time only."""
+    # os.walk, not rglob: a folder that is a link to another disk is data, too.
+    found = (Path(place, name) for place, _, names in os.walk(source, followlinks=True) for name in names)
+    files = {path.relative_to(source): path for path in found if path.is_file()}
+    if source.is_file():
+        files = {Path(): source}
+    folders = {parent for name in files for parent in name.parents}
+    for old in (*sorted(target.rglob("*"), reverse=True), target):  # what a folder holds before the folder
+        name = old.relative_to(target)
+        if old.is_dir() and name not in folders:
+            old.rmdir()
+        elif old.is_file() and name not in files:
+            old.unlink()
+    for name, path in files.items():
+        copy = target / name
+        if not copy.exists() or _stamp(copy) != _stamp(path):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, path.stat().st_mtime_ns
+
+
+def run(folder: Path, command: list[str], tell: Callable[[str], None], hours: float) -> str | None:
+    """Run a Python module in the worktree; returns None, or why it failed in a line.
+
+    Args:
+        folder: of the pipeline, in the worktree.
+        command: the module and its arguments.
+        tell: called with every line it prints.
+        hours: it may take.
+    """
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        lines.append(line)
+        tell(line)
+
+    try:
+        code = follow([sys.executable, "-m", *command], folder, keep, hours * 3600, _environment())
+    except TimeoutError:
+        return f"took longer than retrain.stage_hours ({hours:g})"
+    return None if code == 0 else _reason(lines, code)
+
+
+def stages(params: Params) -> list[str]:
+    """The stages of dvc.yaml before `promote`, in their order."""
+    return ["ingest", "parse", *(f"{stage}@{name}" for name in params.candidates for stage in ("train", "evaluate"))]
+
+
+def reproduce(folder: Path, stage: str, tell: Callable[[str], None], hours: float) -> str | None:
+    """Let DVC run a stage in the worktree if it is out of date; as `run`."""
+    return run(folder, ["dvc", "repro", "--quiet", "--single-item", stage], tell, hours)
+
+
+def _reason(lines: list[str], code: int) -> str:
+    """What a failed program said of it: its own line, or that memory ran out, or its last words."""
+    for line in reversed(lines):
+        if line.startswith(SAID):
+            return line.removeprefix(SAID)
+        if any(sign in line for sign in NO_MEMORY):
+            return "ran out of memory"
+    if code == -signal.SIGKILL:  # nobody else does that
+        return "ran out of memory"
+    return _last(lines) or f"exit code {code}"
+
+
+def _last(lines: list[str]) -> str:
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _environment() -> dict[str, str]:
+    """This Python's programs first on the path; nobody's analytics; output as it comes."""
+    beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    return {"PATH": beside, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}

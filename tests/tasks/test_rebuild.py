@@ -1,0 +1,365 @@
+"""Rebuilding apart from the workspace, with real Git and real DVC on workspaces that `dvc repro` built."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, Workspace
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import params, rebuild
+from tasks.errors import UserError
+from tasks.rebuild import STATE, copy_changed, out_of_date, renew, run, unclean
+
+WORKTREE = STATE / "workspace"
+CODE = Path("tasks/networks.py")
+CHAMPION = Path("models/champion")
+
+
+def git(*arguments: str, folder: Path = Path()) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def commit(message: str) -> None:
+    git("add", "--all", ".")
+    git("commit", "-q", "-m", message)
+
+
+def set_identity() -> None:
+    git("config", "user.name", "tests")
+    git("config", "user.email", "tests@localhost")
+
+
+def change(section: str, **values: object) -> None:
+    Workspace(Path()).change(section, **values)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def status(folder: Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json"], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+
+
+@pytest.fixture
+def workspace(built: list[Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a built workspace, committed, as the current folder."""
+    folder = tmp_path / "a workspace"
+    leave = shutil.ignore_patterns("log.txt", "unfinished", "__pycache__", "tmp")
+    shutil.copytree(built[0].folder, folder, ignore=leave)
+    monkeypatch.chdir(folder)
+    set_identity()
+    commit("built")
+    return folder
+
+
+@pytest.mark.usefixtures("workspace")
+def test_what_is_out_of_date() -> None:
+    assert out_of_date(Path()) == {}
+
+    # What stages made is no reason: not if it is gone, nor if an older champion is back.
+    shutil.rmtree("data/arrays")
+    Path("data/ingested/faces.parquet").unlink()
+    Path("models/candidates/small/model.keras").unlink()
+    (CHAMPION / "card.md").write_text("an older one")
+    assert out_of_date(Path()) == {}
+
+    change("candidates.small", epochs=1)
+    CODE.write_text(CODE.read_text() + "\n")
+    assert out_of_date(Path()) == {
+        "train@small": [str(CODE), "params.yaml: candidates.small"],
+        "train@muon": [str(CODE)],
+        "evaluate@small": [str(CODE)],
+        "evaluate@muon": [str(CODE)],
+        "promote": ["params.yaml: candidates"],
+    }
+    git("checkout", "--", ".")
+
+    shutil.copytree("data/raw", "data/raw/more")
+    stages = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(stages.replace("python -m tasks.parse", "python  -m tasks.parse"))
+    assert out_of_date(Path()) == {"ingest": ["data/raw"], "parse": ["changed command"]}
+    Path("dvc.yaml").write_text("stages: [")
+    with pytest.raises(UserError, match=r"dvc status failed: .*"):
+        out_of_date(Path())
+
+
+@pytest.fixture(params=["", "a/pipeline"], ids=["whole repository", "folder of it"])
+def pipeline(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small repository, the pipeline in it or in a folder of it, as the current folder. No DVC."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    set_identity()
+    Path("outside").write_text("first")
+    folder = tmp_path / request.param
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(folder)
+    shutil.copy(ROOT / ".gitignore", ".gitignore")
+    for name in ("params.yaml", "dvc.yaml", "dvc.lock", "tasks/a b.py", "models/champion/card.md", "notes.md"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("first")
+    git("add", "--all", str(tmp_path))
+    git("commit", "-q", "-m", "first")
+    return folder
+
+
+@pytest.mark.usefixtures("pipeline")
+def test_what_is_unclean() -> None:
+    assert unclean() == []
+    # New files count where the pipeline would see them; ignored ones do not, nor do others' affairs.
+    for name in ("labels/x.csv", "sketch.py", "data/raw/new.csv", "models/unfinished/a", "tasks/__pycache__/a.pyc"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("new")
+    assert unclean() == []
+    Path("tasks/new ü.py").write_text("new")
+    Path("models/champion/new.md").write_text("new")
+    assert unclean() == ["models/champion/new.md", "tasks/new ü.py"]
+    Path("tasks/a b.py").write_text("second")
+    Path("notes.md").unlink()
+    git("mv", "dvc.lock", "models/dvc.lock")
+    assert unclean() == [
+        "dvc.lock",
+        "models/dvc.lock",
+        "notes.md",
+        "tasks/a b.py",
+        "models/champion/new.md",
+        "tasks/new ü.py",
+    ]
+
+
+def test_changes_elsewhere_in_the_repository_are_not_the_pipelines(tmp_path: Path, pipeline: Path) -> None:
+    (tmp_path / "outside").write_text("second")
+    assert unclean() == (["outside"] if pipeline == tmp_path else [])
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def test_only_what_differs_in_size_or_time_is_read_anew(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "not" / "yet" / "target"
+    write(source, {"a": b"1", "deep/er/b": b"2", "deep/c": b"3", "gone/d": b"4"})
+    copy_changed(source, target)
+    assert tree(target) == tree(source)
+    before = {path: path.stat().st_ctime_ns for path in target.rglob("*") if path.is_file()}
+    time.sleep(0.02)
+
+    write(source, {"deep/er/b": b"22"})
+    os.utime(source / "deep" / "c", (1, 1))
+    shutil.rmtree(source / "gone")
+    copy_changed(source, target)
+    assert tree(target) == tree(source)
+    assert (target / "deep" / "c").stat().st_mtime == 1
+    assert not (target / "gone").exists()
+    after = {path: path.stat().st_ctime_ns for path in target.rglob("*") if path.is_file()}
+    assert [path.name for path in after if after[path] == before[path]] == ["a"]
+
+
+def test_a_single_file_and_one_that_is_missing(tmp_path: Path) -> None:
+    source, target = tmp_path / "fer2013.csv", tmp_path / "data" / "fer2013.csv"
+    source.write_text("1")
+    copy_changed(source, target)
+    assert target.read_text() == "1"
+    source.unlink()
+    copy_changed(source, target)
+    assert not target.exists()
+
+
+def test_data_on_another_disk_comes_along(tmp_path: Path) -> None:
+    disk, source, target = tmp_path / "disk", tmp_path / "source", tmp_path / "target"
+    write(disk, {"set/angry/1.png": b"1", "set/fer2013.csv": b"2"})
+    source.mkdir()
+    (source / "set").symlink_to(disk / "set")
+    (source / "one.csv").symlink_to(disk / "set" / "fer2013.csv")
+    copy_changed(source, target)
+    assert tree(target) == {"set/angry/1.png": b"1", "set/fer2013.csv": b"2", "one.csv": b"2"}
+    assert not any(path.is_symlink() for path in target.rglob("*"))
+
+
+# Names that are a file in one tree may be a folder in another.
+TREES = st.dictionaries(
+    st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join), st.binary(max_size=2), max_size=5
+).map(lambda files: {n: c for n, c in files.items() if not any(other.startswith(f"{n}/") for other in files)})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(TREES, min_size=1, max_size=3))
+def test_a_copy_follows_every_change(trees: list[dict[str, bytes]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        source, target = Path(name, "source"), Path(name, "target")
+        for number, files in enumerate(trees, 1):
+            shutil.rmtree(source, ignore_errors=True)
+            write(source, files)
+            for path in source.rglob("*"):
+                os.utime(path, (number, number))
+            copy_changed(source, target)
+            assert tree(target) == files
+            assert {path.relative_to(target) for path in target.rglob("*") if path.is_dir()} == {
+                path.relative_to(source) for path in source.rglob("*") if path.is_dir()
+            }
+
+
+def test_a_worktree_from_its_first_day_on(workspace: Path) -> None:
+    champion = tree(CHAMPION)
+    options = params.load()
+
+    # The first time it has all that the workspace has, and DVC finds nothing to do there.
+    folder = renew(options)
+    assert folder.samefile(workspace / WORKTREE)
+    assert status(folder) == "{}"
+    assert tree(folder / CHAMPION) == champion
+    assert tree(folder / "data/arrays") == tree(Path("data/arrays"))
+    assert git("status", "--porcelain", folder=folder) == ""
+
+    # What was built there stays, whether Git knows it or not, while code, parameters and data follow the workspace.
+    write(
+        folder,
+        {
+            "models/candidates/small/model.keras": b"new",
+            "models/candidates/small/evaluation/metrics.json": b"new",
+            "models/candidates/small/evaluation/new.csv": b"new",
+            "models/candidates/gone/model.keras": b"of a candidate that is no more",
+            "models/candidates/gone/training.json": b"of a candidate that is no more",
+            "models/unfinished/small/epoch": b"new",
+            "models/champion/card.md": b"new",
+            "dvc.lock": b"new",
+            "tasks/stray.py": b"of a commit that is no more",
+        },
+    )
+    change("candidates.small", epochs=1)
+    git("rm", "-q", str(CODE))
+    write(Path(), {"tasks/added.py": b"added", "data/raw/extra/mine.csv": b"more"})
+    commit("other code")
+    lock = Path(git("rev-parse", "--absolute-git-dir", folder=folder).strip())
+    for name in ("index.lock", "HEAD.lock"):  # of a run that was killed
+        (lock / name).touch()
+    assert renew(options).samefile(folder)
+    assert git("rev-parse", "HEAD", folder=folder) == git("rev-parse", "HEAD")
+    assert not (folder / CODE).exists()
+    assert (folder / "tasks/added.py").read_bytes() == b"added"
+    assert not (folder / "tasks/stray.py").exists()
+    assert (folder / "params.yaml").read_bytes() == Path("params.yaml").read_bytes()
+    assert (folder / "data/raw/extra/mine.csv").read_bytes() == b"more"
+    for name in ("model.keras", "evaluation/metrics.json", "evaluation/new.csv"):
+        assert (folder / "models/candidates/small" / name).read_bytes() == b"new"
+    assert (folder / "models/unfinished/small/epoch").read_bytes() == b"new"
+    assert (folder / CHAMPION / "card.md").read_bytes() == b"new"
+    assert (folder / "dvc.lock").read_bytes() == b"new"
+    assert not tree(folder / "models/candidates/gone")
+
+    # The workspace shows nothing of all this.
+    assert git("status", "--porcelain") == ""
+    assert unclean() == []
+    assert tree(CHAMPION) == champion
+
+    # But what somebody built in the workspace since then is taken over.
+    built = yaml.safe_load(Path("dvc.lock").read_text())
+    del built["stages"]["promote"]  # any other one will do
+    Path("dvc.lock").write_text(yaml.safe_dump(built))
+    write(folder, {"data/arrays/train.npy": b"apart"})
+    commit("built by hand")
+    renew(options)
+    assert (folder / "dvc.lock").read_bytes() == Path("dvc.lock").read_bytes()
+    assert tree(folder / CHAMPION) == champion
+    assert tree(folder / "data/arrays") == tree(Path("data/arrays"))
+    assert git("status", "--porcelain", folder=folder) == ""
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_worktree_that_is_not_whole_is_made_anew() -> None:
+    def check() -> None:
+        folder = rebuild.bring_inputs("data/raw")
+        assert Path(git("rev-parse", "--show-toplevel", folder=folder).strip()).samefile(WORKTREE)
+        assert (folder / CODE).read_bytes() == CODE.read_bytes()
+        assert f"dir = {Path('.dvc/cache').absolute()}" in (folder / ".dvc/config.local").read_text()
+
+    write(WORKTREE, {"half": b"of a kill before Git wrote anything of use"})
+    check()
+    assert not (WORKTREE / "half").exists()
+
+    (WORKTREE / ".git").unlink()
+    Path(".git/worktrees/workspace/locked").write_text("initializing")  # as Git has it until it is ready
+    check()
+
+    rebuild.READY.unlink()  # a kill right after Git's part: DVC would keep a cache of its own there
+    (WORKTREE / ".dvc" / "config.local").unlink()
+    check()
+
+
+def test_a_workspace_that_was_copied_has_a_worktree_of_its_own(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = rebuild.bring_inputs("data/raw").absolute()
+    head = git("rev-parse", "HEAD", folder=folder)
+    copy = workspace.with_name("copy")
+    shutil.copytree(workspace, copy, symlinks=True)
+    monkeypatch.chdir(copy)
+    other = rebuild.bring_inputs("data/raw")
+    git("commit", "-q", "--allow-empty", "-m", "in the copy", folder=other)
+    assert git("rev-parse", "--path-format=absolute", "--git-common-dir", folder=other).strip() == str(copy / ".git")
+    assert git("rev-parse", "HEAD", folder=folder) == head
+
+
+@pytest.mark.parametrize("pipeline", ["pipeline"], indirect=True)
+def test_a_pipeline_in_a_folder_commits_nothing_else(pipeline: Path) -> None:
+    """What changed elsewhere in the repository since the last time must not be undone by the next champion's commit."""
+    shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("dvc.yaml").write_text("stages: {}\n")
+    Path("dvc.lock").unlink()
+    commit("dvc")
+    folder = renew(params.load())
+    assert folder.resolve() == (pipeline / WORKTREE / "pipeline").resolve()
+    (pipeline.parent / "outside").write_text("second")
+    git("commit", "-q", "-a", "-m", "second")
+    assert renew(params.load()) == folder
+    git("add", "--all", "--", ".", folder=folder)
+    assert git("diff", "--cached", "--name-only", "HEAD", folder=folder) == ""
+    assert (WORKTREE / "outside").read_text() == "second"
+    assert unclean() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("print('epoch 1')", None),
+        ("import sys; print('a'); print('ferflow: data/raw/a.csv, row 3: bad'); print('ERROR: failed'); sys.exit(1)",
+         "data/raw/a.csv, row 3: bad"),
+        ("import os; print('epoch 1', flush=True); os.kill(os.getpid(), 9)", "ran out of memory"),
+        ("print('a'); raise MemoryError", "ran out of memory"),
+        ("print('ERROR: failed to run: python -m tasks.train a, exited with -9'); print(); exit(1)",
+         "ran out of memory"),
+        ("print('a'); raise ValueError('some reason')", "ValueError: some reason"),
+        ("exit(7)", "exit code 7"),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_failure(tmp_path: Path, code: str, reason: str | None) -> None:
+    (tmp_path / "stage.py").write_text(code)
+    lines: list[str] = []
+    assert run(tmp_path, ["stage"], lines.append, hours=1) == reason
+
+
+def test_lines_are_told_and_time_has_an_end(tmp_path: Path) -> None:
+    (tmp_path / "stage.py").write_text("import time; print('epoch 1'); time.sleep(60)")
+    lines: list[str] = []
+    reason = run(tmp_path, ["stage"], lines.append, hours=1.5 / 3600)
+    assert reason == f"took longer than retrain.stage_hours ({1.5 / 3600:g})"
+    assert lines == ["epoch 1"]
