@@ -39,7 +39,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from tasks.drift import Reference, reference
-from tasks.errors import UserError, explain
+from tasks.errors import UserError, explaining
 from tasks.folder import Job
 from tasks.label import Labelled, Settings, label_images
 from tasks.params import load_drift, load_label
@@ -88,7 +88,7 @@ def label_photos(
     try:
         label = load_label(options or {})
         outputs = Outputs(annotate, crops, json_lines)
-        with closing(Job(sources, Path(out), label, Path(champion), outputs, load_drift())) as job:
+        with explaining(), closing(Job(sources, Path(out), label, Path(champion), outputs, load_drift())) as job:
             run = run_shards(job, Path(out))
             show(run, Path(out), reference(job.champion.info))
             warn_of_drift(run, Path(out))
@@ -96,10 +96,6 @@ def label_photos(
         return Completed(message=str(error))
     except UserError as error:
         return Failed(message=str(error))
-    except OSError as error:
-        if line := explain(error):
-            return Failed(message=line)
-        raise
     return run
 
 

@@ -25,7 +25,7 @@ from prefect.states import Completed, Crashed, Failed
 
 from flows.decision import Outcome, show_candidates, tell
 from tasks import champion, judge, params, rebuild
-from tasks.errors import UserError, explain
+from tasks.errors import UserError, explaining
 from tasks.files import alone, write_json
 from tasks.git import check_identity, git
 from tasks.install import check_disk, install, record, recover
@@ -47,13 +47,10 @@ def step(work: Callable[..., Any]) -> Task[..., Any]:
     @functools.wraps(work)
     def quiet(*args: Any, **options: Any) -> Any:
         try:
-            return work(*args, **options)
+            with explaining():
+                return work(*args, **options)
         except UserError as error:
             return Failed(message=str(error))
-        except OSError as error:
-            if line := explain(error):
-                return Failed(message=line)
-            raise
 
     return task(cache_policy=NO_CACHE)(quiet)
 
@@ -77,30 +74,27 @@ def retrain(force: bool = False, push: bool = False, notify: str | None = None) 
         push: also push the commit and the version's tag of a new champion to the branch's remote.
         notify: a notification block of Prefect, such as `slack-webhook/team`, that is told what came of it.
     """
-    with alone(LOCK) as mine:
-        if not mine:
-            return Completed(message="another retraining is at work in this folder; one at a time is enough")
-        try:
-            _bury_the_dead()
-            outcome = _retrain(force, push)
-        except UserError as error:
-            outcome = Outcome("failed", (str(error),))
-        except OSError as error:
-            line = explain(error)
-            if line is None:
-                raise
-            outcome = Outcome("failed", (line,))
-        RUNNING.unlink(missing_ok=True)
-        tell(outcome, notify)
+    try:
+        settings = params.load()  # first of all: without it, this is no folder of the pipeline
+        with explaining(), alone(LOCK) as mine:
+            if not mine:
+                return Completed(message="another retraining is at work in this folder; one at a time is enough")
+            try:
+                _bury_the_dead()
+                outcome = _retrain(settings, force, push)
+            finally:
+                RUNNING.unlink(missing_ok=True)
+    except UserError as error:
+        outcome = Outcome("failed", (str(error),))
+    tell(outcome, notify)
     return Failed(message=outcome.line) if outcome.name == "failed" else Completed(message=outcome.line)
 
 
-def _retrain(force: bool, push: bool) -> Outcome:
+def _retrain(settings: Params, force: bool, push: bool) -> Outcome:
     """The whole work, step by step."""
     if recover(JOURNAL):
         get_run_logger().info("an installation that was cut short is mended")
     _check_workspace()
-    settings = params.load()
     deployed = champion.load().version if CHAMPION.exists() else None
     inputs = {"champion": deployed, "gate": settings.gate.model_dump()}
     changes = do(look, settings.ingest.source, inputs, force)
@@ -189,7 +183,8 @@ def decide(folder: Path, settings: Params, deployed: str | None) -> Outcome:
     except UserError as error:
         return Outcome("kept", (f"There is no challenger: {error}.",), deployed)
     finally:
-        show_candidates(folder / LEADERBOARD)
+        if (folder / LEADERBOARD).exists():
+            show_candidates(folder / LEADERBOARD)
     challenger = champion.load(folder / CHAMPION)
     if challenger.version == deployed:
         return Outcome("kept", ("The rebuild ends with the same champion.",), deployed, challenger.version)

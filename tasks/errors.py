@@ -4,7 +4,8 @@ import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec
 
 P = ParamSpec("P")
@@ -21,19 +22,26 @@ def explained(main: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            main(*args, **kwargs)
+            with explaining():
+                main(*args, **kwargs)
         except UserError as error:
             sys.exit(f"ferflow: {error}")
         except KeyboardInterrupt:
             print("ferflow: interrupted; the same command continues where it stopped", file=sys.stderr)
             sys.exit(INTERRUPTED)
-        except OSError as error:
-            line = explain(error)
-            if line is None:
-                raise
-            sys.exit(f"ferflow: {line}")
 
     return wrapped
+
+
+@contextmanager
+def explaining() -> Iterator[None]:
+    """Turn failures of disks and permissions into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if line := explain(error):
+            raise UserError(line) from error
+        raise
 
 
 def explain(error: OSError) -> str | None:

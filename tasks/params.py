@@ -131,7 +131,7 @@ class Gate(Section):
     max_p: Share = 0.1  # of McNemar's test; above it a gain may be chance
     max_class_drop: Share = 0.03  # of any expression's recall
     max_megabytes: PositiveFloat = 20.0  # of the whole champion folder
-    max_slowdown: PositiveFloat = 1.5  # milliseconds a face, as a multiple of the champion's
+    max_slowdown: PositiveFloat = 1.5  # milliseconds a face on one core, as a multiple of the champion's
     refresh: bool = True  # one trained on newer data need not be better
     refresh_tolerance: Share = 0.0  # how much worse it may then be
 
