@@ -268,11 +268,17 @@ def retrain(
     Examples: `ferflow retrain`, `ferflow serve` (on a schedule)
     """
     from flows.runner import SETTINGS
+    from tasks.params import load
 
-    os.environ.update(SETTINGS | os.environ)  # before Prefect reads them: here, too, it may start a server
-    from flows.retrain import retrain
+    load()  # Prefect takes seconds to say that this is no folder of the pipeline
+    os.environ.update(SETTINGS | os.environ)
+    from flows.server import local_server
 
-    state = retrain(force, push, return_state=True)
+    # Not a server of Prefect's choice: Ctrl-C would end that before it has heard of the end of the run.
+    with local_server():
+        from flows.retrain import retrain
+
+        state = retrain(force, push, return_state=True)
     if state.is_failed():
         raise UserError(str(state.message))
     console.print(state.message, highlight=False, markup=False, soft_wrap=True)

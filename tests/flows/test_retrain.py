@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -342,3 +343,23 @@ def test_a_run_outlives_its_server(workspace, tmp_path):
     assert "Finished in state Completed" in server.read("flow.txt").splitlines()[-1]
     intact(workspace, workspace.champion())
     assert not programs_in(workspace.folder)
+
+
+def test_ctrl_c_ends_the_command_at_once_and_it_goes_on_later(workspace, tmp_path):
+    before = workspace.champion()
+    server = Server(tmp_path)  # not started: the command starts its own, in that home
+    del server.environment["PREFECT_API_URL"]
+    server.environment["PREFECT_SERVER_API_PORT"] = str(server.port)
+    workspace.change("candidates.small", epochs=40)
+    commit(workspace, "and longer")
+    process = server.start("ferflow", "retrain", cwd=workspace.folder, log="log.txt")
+    wait_until(lambda: "Task run 'train@small' - Epoch 3" in server.read("log.txt"), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert (
+        server.read("log.txt").splitlines()[-1] == "ferflow: interrupted; the same command continues where it stopped"
+    )
+    assert "Traceback" not in server.read("log.txt")
+    assert not programs_in(workspace.folder)
+    assert not server.healthy()
+    intact(workspace, before)
