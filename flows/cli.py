@@ -204,22 +204,6 @@ def collect(
 
 
 @app.command()
-def serve(
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Of the Prefect server that is started; else Prefect's, 4200.")
-    ] = None,
-) -> None:
-    """Label what arrives and retrain at night, until Ctrl-C: the deployments of prefect.yaml, with a Prefect server.
-
-    The server is started and ended with this command, unless one runs there already or PREFECT_API_URL names one elsewhere.
-    Schedules, time zone, parameters and triggers are those of prefect.yaml; start again after you changed it.
-    """
-    from flows.serve import serve
-
-    serve(port)
-
-
-@app.command()
 def leaderboard() -> None:
     """Compare the candidates of the last run: accuracy on val (they are chosen by it) and test, size, times, verdict.
 
@@ -282,6 +266,22 @@ def retrain(
     if state.is_failed():
         raise UserError(str(state.message))
     console.print(state.message, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def serve(
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of the Prefect server that is started; else Prefect's, 4200.")
+    ] = None,
+) -> None:
+    """Label what arrives and retrain at night, until Ctrl-C: the deployments of prefect.yaml, with a Prefect server.
+
+    The server is started and ended with this command, unless one runs there already or PREFECT_API_URL names one elsewhere.
+    Schedules, time zone, parameters and triggers are those of prefect.yaml; start again after you changed it.
+    """
+    from flows.serve import serve
+
+    serve(port)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from tasks import champion, params
+from tasks import champion, params, rebuild
 from tasks.errors import UserError
 from tasks.expressions import SPLITS
 from tasks.faces import yunet_file
@@ -68,6 +68,7 @@ def examine() -> Iterator[Check]:
     yield _vgg16_weights()
     yield _candidates()
     yield _champion()
+    yield _retraining()
     yield _disk()
     yield Check("cores", "ok", str(os.cpu_count()))
 
@@ -170,6 +171,18 @@ def _champion() -> Check:
         return Check("champion", state, "", str(error), needed=True)
     accuracy, data = info["metrics"]["test"]["accuracy"], info["data"]["name"]
     return Check("champion", "ok", f"{info['version']}: {accuracy:.1%} on test, trained on {data}")
+
+
+def _retraining() -> Check:
+    """Whether `ferflow retrain` may begin."""
+    if rebuild.JOURNAL.exists():
+        return Check("retraining", "problem", "an installation was cut short", "ferflow retrain mends it")
+
+    def describe() -> str:
+        rebuild.check_workspace()
+        return "may begin: the workspace is as Git has it"
+
+    return _unless_refused("retraining", "it begins when that is mended", describe)
 
 
 def _disk() -> Check:

@@ -27,16 +27,15 @@ from flows.decision import Outcome, show_candidates, tell
 from tasks import champion, judge, params, rebuild
 from tasks.errors import UserError, explaining
 from tasks.files import alone, write_json
-from tasks.git import check_identity, git
+from tasks.git import git
 from tasks.install import check_disk, install, record, recover
 from tasks.params import Params
 from tasks.parse import load_split
 from tasks.paths import CHAMPION, LEADERBOARD
-from tasks.rebuild import STATE
+from tasks.rebuild import JOURNAL, STATE
 from tasks.versions import rolled_back
 
 LOCK = STATE / "lock"
-JOURNAL = STATE / "installation.json"
 DECIDED = STATE / "decided.json"  # what the last rebuild was judged by, and the outcome
 RUNNING = STATE / "running.json"  # the run at work; one that died leaves it behind
 
@@ -94,7 +93,8 @@ def _retrain(settings: Params, force: bool, push: bool) -> Outcome:
     """The whole work, step by step."""
     if recover(JOURNAL):
         get_run_logger().info("an installation that was cut short is mended")
-    _check_workspace()
+    rebuild.check_workspace()
+    check_disk(STATE)
     deployed = champion.load().version if CHAMPION.exists() else None
     inputs = {"champion": deployed, "gate": settings.gate.model_dump()}
     changes = do(look, settings.ingest.source, inputs, force)
@@ -111,16 +111,6 @@ def _retrain(settings: Params, force: bool, push: bool) -> Outcome:
     else:
         write_json(DECIDED, {"inputs": inputs, "outcome": outcome.line, "date": datetime.now(UTC).isoformat()})
     return outcome
-
-
-def _check_workspace() -> None:
-    """Refuse what could not be brought back, before any work."""
-    if changed := rebuild.unclean():
-        raise UserError(
-            f"the workspace is not as Git has it: {', '.join(changed)}; commit these changes, or undo them (git status)"
-        )
-    check_identity(Path())
-    check_disk(STATE)
 
 
 @step
@@ -223,7 +213,7 @@ def install_champion(folder: Path, outcome: Outcome) -> Outcome:
     """Make what was rebuilt the workspace's, as one transaction."""
     place = f", in place of {outcome.other}" if outcome.other else ""
     commit = record(folder, f"Champion {outcome.champion}{place}\n\n" + "\n".join(outcome.reasons))
-    _check_workspace()  # nobody began to work here meanwhile
+    rebuild.check_workspace()  # nobody began to work here meanwhile
     rebuild.forget()
     return replace(outcome, commit=commit, tag=install(folder, commit, JOURNAL))
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.git import git, head
+from tasks.git import check_identity, git, head
 from tasks.params import Params
 from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, RAW, TIMINGS, WEIGHTS
 from tasks.processes import follow
 
 STATE = Path(".dvc/tmp/retrain")  # Git does not look there
+JOURNAL = STATE / "installation.json"  # of an installation under way, see tasks/install.py
 READY = STATE / "ready"  # the worktree was created to the end
 BASE = STATE / "base"  # the workspace's dvc.lock that the worktree started from, as Git's tree names it
 MADE = tuple(f"{path}/" for path in (INGESTED, ARRAYS, QUALITY, CANDIDATES))  # by stages, for stages
@@ -35,6 +36,7 @@ NO_MEMORY = (
     "exited with -9",
     "exited with 137",
 )
+TOLD = 20  # changed files that a line names
 SAID = "ferflow: "  # how the line begins in which a stage says what is wrong
 
 
@@ -49,6 +51,17 @@ def unclean() -> list[str]:
     prefix = git(Path(), "rev-parse", "--show-prefix").decode().strip()
     states = [(line[:2], line[3:].removeprefix(prefix)) for line in lines.split("\0") if line]
     return [path for state, path in states if state != "??" or path.startswith(OURS)]
+
+
+def check_workspace() -> None:
+    """Refuse a workspace with changes that Git does not have, which an installation might overwrite, or without a committer."""
+    if changed := unclean():
+        more = f" and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
+        raise UserError(
+            f"the workspace is not as Git has it: {', '.join(changed[:TOLD])}{more}; commit these changes, or undo them "
+            "(git status)"
+        )
+    check_identity(Path())
 
 
 def out_of_date(folder: Path) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ def test_an_empty_folder_misses_the_workspace_and_the_champion(folder):
     assert checks["workspace"].state == checks["raw data"].state == checks["arrays"].state == "missing"
     assert [name for name, check in checks.items() if check.bad] == ["champion"]
     assert "no champion" in checks["champion"].remedy
+    assert "not a git repository" in checks["retraining"].found
 
 
 def test_raw_data_is_recognised(folder):
@@ -43,6 +44,7 @@ def test_a_built_workspace_can_label(built, monkeypatch):
     assert not any(check.bad for check in checks.values())
     assert "trained on made_faces" in checks["champion"].found
     assert checks["arrays"].state == checks["trained"].state == "ok"
+    assert "not as Git has it: dvc.lock, " in checks["retraining"].found
 
 
 def test_a_wrong_params_file_and_a_damaged_champion_are_problems(folder):
