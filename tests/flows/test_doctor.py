@@ -44,7 +44,7 @@ def test_a_built_workspace_can_label(built, monkeypatch):
     assert not any(check.bad for check in checks.values())
     assert "trained on made_faces" in checks["champion"].found
     assert checks["arrays"].state == checks["trained"].state == "ok"
-    assert "not as Git has it: dvc.lock, " in checks["retraining"].found
+    assert "not as Git has it: data/ingested/source.json, " in checks["retraining"].found
 
 
 def test_a_wrong_params_file_and_a_damaged_champion_are_problems(folder):
