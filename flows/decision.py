@@ -15,6 +15,7 @@ from tasks.judge import Comparison, Side
 
 EVENT = "ferflow.champion"  # .promoted or .kept
 TABLE, PAGE = "retrain-candidates", "retrain-decision"  # keys of the artifacts
+NOTHING = "nothing to do"
 TOLD = 3  # reasons that fit in a line; all of them are on the page
 COLUMNS = {  # of the leaderboard, and how the table shows them
     "candidate": "{}",
@@ -47,7 +48,7 @@ class Outcome:
         subject = {
             "promoted": f"promoted {self.champion}" + (f" in place of {self.other}" if self.other else ""),
             "kept": f"kept {self.champion or 'no champion'}",
-            "nothing": "nothing to do",
+            "nothing": NOTHING,
             "failed": "",
         }[self.name]
         more = f" (and {len(self.reasons) - TOLD} more)" if len(self.reasons) > TOLD else ""

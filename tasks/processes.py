@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -74,3 +75,9 @@ def follow(
     if late.is_set():
         raise TimeoutError
     return process.returncode
+
+
+def environment() -> dict[str, str]:
+    """Variables for the pipeline's programs: this Python's first on the path, output as it comes, nobody's analytics."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    return {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}

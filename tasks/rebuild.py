@@ -20,7 +20,7 @@ from tasks.errors import UserError
 from tasks.git import check_identity, git, head
 from tasks.params import Params
 from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, RAW, TIMINGS, WEIGHTS
-from tasks.processes import follow
+from tasks.processes import environment, follow
 
 STATE = Path(".dvc/tmp/retrain")  # Git does not look there
 JOURNAL = STATE / "installation.json"  # of an installation under way, see tasks/install.py
@@ -72,17 +72,8 @@ def out_of_date(folder: Path) -> dict[str, list[str]]:
     Raises:
         UserError: DVC cannot say, dvc.yaml being broken, for example.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--json"],
-        cwd=folder,
-        env=os.environ | _environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(f"dvc status failed: {_last(done.stderr.splitlines())}")
-    changes = {stage: _inputs(entries) for stage, entries in json.loads(done.stdout).items()}
+    status = json.loads(_dvc("status", "--json", folder=folder))
+    changes = {stage: _inputs(entries) for stage, entries in status.items()}
     return {stage: names for stage, names in changes.items() if names}
 
 
@@ -177,7 +168,8 @@ def _create() -> None:
 
 def _dvc(*arguments: str, folder: Path = Path()) -> str:
     command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    variables = os.environ | environment()
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"dvc {arguments[0]} failed: {_last(done.stderr.splitlines())}")
     return done.stdout.strip()
@@ -230,7 +222,7 @@ def run(folder: Path, command: list[str], tell: Callable[[str], None], hours: fl
         tell(line)
 
     try:
-        code = follow([sys.executable, "-m", *command], folder, keep, hours * 3600, _environment())
+        code = follow([sys.executable, "-m", *command], folder, keep, hours * 3600, environment())
     except TimeoutError:
         return f"took longer than retrain.stage_hours ({hours:g})"
     return None if code == 0 else _reason(lines, code)
@@ -260,9 +252,3 @@ def _reason(lines: list[str], code: int) -> str:
 
 def _last(lines: list[str]) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _environment() -> dict[str, str]:
-    """This Python's programs first on the path; nobody's analytics; output as it comes."""
-    beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return {"PATH": beside, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}

@@ -7,7 +7,6 @@ faces of data/arrays, val, and takes its limits from params.yaml.
 """
 
 import csv
-import importlib.util
 import shutil
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from tasks import champion
 from tasks.errors import UserError, explained
 from tasks.expressions import EXPRESSIONS
+from tasks.files import packaged
 from tasks.folder import label_folder
 from tasks.images import encode
 from tasks.params import Label, Params, Promote, load
@@ -114,20 +114,13 @@ def write_images(folder: Path, faces: NDArray[np.float32], loaded: champion.Cham
         (folder / name).write_bytes(encode(face, ".png"))
         expected[name] = Image({"ok"}, EXPRESSIONS[answer])
     for name, (package, path, statuses) in PHOTOS.items():
-        if photo := _packaged(package, path):
+        if photo := packaged(package, path):
             shutil.copy(photo, folder / name)
             expected[name] = Image(statuses)
     for name, content in BROKEN.items():
         (folder / name).write_bytes(content)
         expected[name] = Image({"unreadable"})
     return expected
-
-
-def _packaged(package: str, path: str) -> Path | None:
-    """A file that a package carries, found without importing it; None if it is not installed."""
-    found = importlib.util.find_spec(package)
-    folders = (found.submodule_search_locations or []) if found else []
-    return next((Path(each) / path for each in folders if (Path(each) / path).is_file()), None)
 
 
 def check_labels(out: Path, expected: dict[str, Image]) -> None:
