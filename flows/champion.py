@@ -75,7 +75,8 @@ def rollback(
     """Make an older version the champion again, exactly as it was, and record it with a Git commit.
 
     All or nothing: if the commit fails, the champion is what it was. Only models/champion changes; whatever else is changed
-    or staged stays so. The way forward again is the same command with the newer version.
+    or staged stays so, and the small edition, models/small, what it is. The way forward again is the same command with the newer
+    version.
 
     Examples: `ferflow champion rollback`, `ferflow champion rollback vgg_like-ef5752db`
     """

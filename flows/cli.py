@@ -48,6 +48,7 @@ LEADERBOARD_COLUMNS = {  # of the csv and of the timings: heading and format
     "candidate": ("candidate", "{}"),
     "val_accuracy": ("val", "{:.1%}"),
     "test_accuracy": ("test", "{:.1%}"),
+    "test_accuracy_mirrored": ("mirrored", "{:.1%}"),
     "parameters": ("parameters", "{:,.0f}"),
     "ms_per_face": ("ms/face", "{:.1f}"),
     "train_minutes": ("minutes", "{:.0f}"),
@@ -128,7 +129,9 @@ def label(
     crops: Annotated[bool | None, typer.Option(help="The faces, 48x48, in a folder per expression.")] = None,
     json_lines: Annotated[bool | None, typer.Option(help="labels.jsonl: a line of JSON an image.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; a result never depends on them.")] = None,
-    champion: Annotated[Path, typer.Option(help="Folder of the model to label with.")] = CHAMPION,
+    champion: Annotated[
+        Path, typer.Option(help="Folder of the model to label with; models/small has the small edition.")
+    ] = CHAMPION,
 ) -> None:
     """Find the faces in photos and name their expressions.
 
@@ -207,7 +210,9 @@ def collect(
 def leaderboard() -> None:
     """Compare the candidates of the last run: accuracy on val (they are chosen by it) and test, size, times, verdict.
 
-    ms/face: in Keras, in batches. minutes: what the training took.
+    mirrored: on test, averaged over each face and its mirror image. ms/face: in Keras, in batches. minutes: what the training
+    took. verdict: champion (models/champion), small edition (models/small), passed, or why not. No row is the small edition where
+    the champion is small enough to be both, or no candidate is.
     """
     _show_leaderboard(Path())
 

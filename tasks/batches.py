@@ -1,14 +1,15 @@
 """The order in which a training sees its faces: a function of the seed alone, so that it can be continued anywhere."""
 
 import math
+from functools import partial, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.augment import augment
+from tasks.augment import augment, mix, nothing
 from tasks.backend import tf
 from tasks.expressions import EXPRESSIONS
-from tasks.params import Candidate
+from tasks.params import Candidate, Size
 
 
 def training_batches(
@@ -19,19 +20,19 @@ def training_batches(
     Args:
         views: arrays of shape (N, ...); of each face one view is drawn at random (itself or its mirror image's features).
         labels: shape (N,).
-        recipe: batch size, epochs, augmentation.
+        recipe: batch size, epochs, augmentation, the pictures' sizes.
         seed: seed of all draws.
         first_epoch: finished epochs to leave out.
 
     Returns:
-        Batches of faces, float32, (batch, ...), and one-hot labels, float32, (batch, 7).
+        Batches of faces, float32, (batch, ...), and of targets (labels one-hot, or mixed), float32, (batch, 7).
     """
     count = len(labels)
     steps = steps_per_epoch(count, recipe.batch)
     stacked = tf.constant(np.stack(views)) if len(views) > 1 else tf.constant(views[0])[tf.newaxis]
     targets = tf.one_hot(labels, len(EXPRESSIONS))
 
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def batch(step: tf.Tensor, size: Size | None) -> tuple[tf.Tensor, tf.Tensor]:
         epoch, position = step // steps, step % steps
         places = tf.cast(position * recipe.batch + tf.range(recipe.batch, dtype=tf.int64), tf.uint32)
         places = tf.math.floormod(places, tf.constant(count, tf.uint32))
@@ -41,12 +42,29 @@ def training_batches(
         draw = tf.stack([tf.constant(seed, tf.int32), tf.cast(step, tf.int32)])
         view = tf.random.stateless_uniform([recipe.batch], draw, 0, len(views), dtype=tf.int32)
         faces = tf.gather_nd(stacked, tf.stack([view, chosen], axis=1))
+        faces, answers = tf.ensure_shape(faces, [recipe.batch, *views[0].shape[1:]]), tf.gather(targets, chosen)
         if recipe.frozen_until is None:
-            faces = augment(faces, draw, recipe.augment)
-        return tf.ensure_shape(faces, [recipe.batch, *views[0].shape[1:]]), tf.gather(targets, chosen)
+            side, crop = (size.pixels, size.crop) if size else (None, False)
+            faces = augment(faces, draw, recipe.augment, side, crop)
+        if recipe.nothing:
+            faces, answers = nothing(faces, answers, draw, recipe.nothing)
+        return mix(faces, answers, draw, recipe.mixup) if recipe.mixup else (faces, answers)
 
-    numbers = tf.data.Dataset.range(first_epoch * steps, recipe.epochs * steps)
-    return numbers.map(batch, num_parallel_calls=2, deterministic=True).prefetch(4)
+    parts = [
+        tf.data.Dataset.range(max(start, first_epoch) * steps, end * steps).map(
+            partial(batch, size=size), num_parallel_calls=2, deterministic=True
+        )
+        for start, end, size in schedule(recipe)
+        if end > first_epoch
+    ]
+    return reduce(tf.data.Dataset.concatenate, parts).prefetch(4)
+
+
+def schedule(recipe: Candidate) -> list[tuple[int, int, Size | None]]:
+    """The parts of a training: first epoch, the one after the last, and the pictures' size (None: whole faces)."""
+    ends = [round(size.until * recipe.epochs) for size in recipe.sizes] + [recipe.epochs]
+    parts = zip([0, *ends], ends, [*recipe.sizes, None], strict=False)
+    return [(start, end, size) for start, end, size in parts if start < end]
 
 
 def steps_per_epoch(count: int, batch: int) -> int:

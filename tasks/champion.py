@@ -1,7 +1,8 @@
 """The promoted model as a unit: one folder that is written whole, checked when loaded, and needs no TensorFlow to run.
 
 models/champion/ holds model.keras (to train on or look into), model.tflite (what labelling runs), champion.json (what it is,
-where it comes from, checksums) and card.md (the same for people).
+where it comes from, checksums) and card.md (the same for people). models/small/, the small edition, is of the same form without
+model.keras; where no candidate is small enough for it, it holds only a card.md that says so.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from tasks.quiet import quiet
 INFO = "champion.json"
 LITERT = "model.tflite"
 KERAS = "model.keras"
+CARD = "card.md"
 BATCH = 128  # faces; larger ones are cut: no engine gets faster beyond it
 MILLION = 1e6
 
@@ -102,6 +104,8 @@ def _read_info(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (folder / CARD).exists() and not (folder / LITERT).exists():
+            raise UserError(f"no champion in {folder}; {folder / CARD} says why") from error
         raise UserError(f"no champion in {folder}; build one with: dvc repro") from error
     except ValueError as error:
         raise UserError(f"{folder / INFO} is damaged; restore it with: git checkout {folder}") from error
@@ -131,7 +135,7 @@ def megabytes(folder: Path) -> float:
 
 
 def install(prepared: Path, folder: Path = CHAMPION) -> None:
-    """Put the prepared folder in place of the champion in one step: at any moment one whole champion is there.
+    """Put the prepared folder in place of the champion in `folder` in one step: at any moment one whole champion is there.
 
     On Linux the two folders are exchanged by a single system call. Elsewhere there is a moment between two renames, and
     `recover` mends what a kill at that moment leaves.

@@ -58,7 +58,7 @@ def draw_leaderboard(table: pd.DataFrame, path: Path) -> None:
         path: the PNG to write.
     """
     rows = table.iloc[::-1]
-    fine = rows["verdict"].isin(["champion", "passed"])
+    fine = rows["verdict"].isin(["champion", "small edition", "passed"])
     figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(rows) + 1.2))
     bars = axes.barh(rows["candidate"], rows["val_accuracy"], color=np.where(fine, COLOURS["fear"], "#cccccc"))
     axes.bar_label(

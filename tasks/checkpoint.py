@@ -28,7 +28,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.path, self.fingerprint, self.others = path, fingerprint, others
         self.max_seconds = max_minutes * 60
         self.logs: list[dict[str, float]] = []
-        self.seconds = 0.0
+        self.seconds = 0.0  # of training, over all its processes
+        self.minutes: list[float] = []  # since the training began, at the end of each epoch
         self.stopped = ""  # why training ended before its planned epochs
         self.variables: list[NDArray[Any]] = []
         self.best: list[NDArray[Any]] = []
@@ -64,6 +65,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self.best_epoch == epoch:
             self.best = self.model.get_weights()
         self.seconds = time.monotonic() - self.started
+        self.minutes.append(round(self.seconds / 60, 2))
         if self.model.stop_training:
             self.stopped = "early_stopping"
         elif self.seconds > self.max_seconds and epoch + 1 < self.params["epochs"]:
@@ -75,7 +77,13 @@ class Checkpoint(keras.callbacks.Callback):
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _save(self) -> None:
-        meta = {"fingerprint": self.fingerprint, "logs": self.logs, "seconds": self.seconds, "stopped": self.stopped}
+        meta = {
+            "fingerprint": self.fingerprint,
+            "logs": self.logs,
+            "minutes": self.minutes,
+            "seconds": self.seconds,
+            "stopped": self.stopped,
+        }
         arrays = {f"variable_{i}": variable.numpy() for i, variable in enumerate(self._all_variables())}
         arrays |= {f"best_{i}": weights for i, weights in enumerate(self.best)}
         with replacing(self.path) as temporary, temporary.open("wb") as file:
@@ -88,7 +96,8 @@ class Checkpoint(keras.callbacks.Callback):
             meta = json.loads(str(saved["meta"]))
             if meta.pop("fingerprint") != self.fingerprint:
                 return  # of other data, parameters or code: start afresh
-            self.logs, self.seconds, self.stopped = meta["logs"], meta["seconds"], meta["stopped"]
+            self.logs, self.minutes = meta["logs"], meta["minutes"]
+            self.seconds, self.stopped = meta["seconds"], meta["stopped"]
             count = sum(name.startswith("variable_") for name in saved)
             self.variables = [saved[f"variable_{i}"] for i in range(count)]
             self.best = [saved[f"best_{i}"] for i in range(len(saved.files) - count - 1)]

@@ -189,8 +189,8 @@ def match(
 
 def _is_of(line: Line, face: Face) -> bool:
     """Whether a table's row has the box and confidence of a face, as far as it has numbers in their place."""
-    left, top, width, height, _ = face.box
-    known = {"x": left, "y": top, "width": width, "height": height, "confidence": face.confidence}
+    box = face.box
+    known = {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "confidence": face.confidence}
     return all(_agrees(line.cells.get(name, ""), value, name == "confidence") for name, value in known.items())
 
 

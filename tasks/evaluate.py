@@ -50,14 +50,16 @@ def dataset_name() -> str:
 
 def evaluate(name: str, model: keras.Model, folder: Path, settings: Evaluate) -> dict[str, Any]:
     """Measure the model on val and test, write tables and pictures into `folder`, return the headline measures."""
-    labels, probabilities, milliseconds = {}, {}, {}
+    labels, probabilities, mirrored, milliseconds = {}, {}, {}, {}
     for split in ("val", "test"):
         faces, labels[split] = load_split(split)
         probabilities[split], milliseconds[split] = predict(model, faces)
+        mirrored[split], _ = predict(model, faces[:, :, ::-1])
         _draw_split(name, split, probabilities[split], labels[split], folder)
     temperature = fit_temperature(probabilities["val"], labels["val"])
     measures = {
         split: scores.score(probabilities[split], labels[split], temperature, settings.calibration_bins)
+        | {"accuracy_mirrored": scores.accuracy(probabilities[split] + mirrored[split], labels[split])}
         for split in ("val", "test")
     }
     _write_per_class(

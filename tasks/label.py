@@ -204,7 +204,7 @@ def _find_faces(file: ImageFile, settings: Settings) -> _Found:
         larger = decode(content, header, max(image.shape) * FACE_SIZE / smallest)
         zoom = larger.shape[1] / image.shape[1]
         image, squares = larger, [(left * zoom, top * zoom, side * zoom) for left, top, side in squares]
-    cut = [crop_square(image, *square) for square in squares]
+    cut = [crop_square(image, *square, box.tilt) for square, box in zip(squares, boxes, strict=True)]
     crops = np.stack([_network_input(square) for square in cut])
     faces = tuple(
         Face(_rounded(box, scale), (), encode(crop, ".png"), _thumbnail(square))

@@ -22,6 +22,7 @@ from tasks.paths import WEIGHTS
 VGG16_MEAN = 117.3  # mean of ImageNet's three channel means (103.939, 116.779, 123.68): the mean grey of its photos
 
 
+Shape = tuple[int | None, int | None, int]  # of one face: height, width (None: any), channels
 layers = keras.layers
 MAPS_RANK = 4  # of feature maps: (N, H, W, C)
 
@@ -36,36 +37,45 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise float inputs of shape (N, H, W, C) by batch statistics if training, else by the moving ones."""
-        if not training or len(inputs.shape) != MAPS_RANK:
+        if len(inputs.shape) != MAPS_RANK:
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.cast(self.gamma, tf.float32),
             offset=tf.cast(self.beta, tf.float32),
-            mean=tf.zeros([0]),
-            variance=tf.zeros([0]),
+            mean=tf.zeros([0]) if training else tf.cast(self.moving_mean, tf.float32),
+            variance=tf.zeros([0]) if training else tf.cast(self.moving_variance, tf.float32),
             epsilon=self.epsilon,
-            is_training=True,
+            is_training=bool(training),
         )
-        self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
-        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        if training:
+            self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+            self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
         return outputs
 
 
-def build(network: str, **options: Any) -> keras.Model:
-    """Build the named network for faces of 48x48 px with random (VGG16: ImageNet's) weights.
+def build(network: str, side: int | None = FACE_SIZE, **options: Any) -> keras.Model:
+    """Build the named network for faces of `side` px, None: of any size, with random (VGG16: ImageNet's) weights.
 
     Raises:
-        UserError: the network or one of its options is unknown, or pretrained weights are not to be had.
+        UserError: the network or one of its options is unknown, pretrained weights are not to be had, or the network
+            is made for one size.
     """
     if network not in NETWORKS:
         raise UserError(f"params.yaml names the network '{network}'; tasks/networks.py has {', '.join(NETWORKS)}")
-    arguments = ((FACE_SIZE, FACE_SIZE, 1), len(EXPRESSIONS))
+    arguments = ((side, side, 1), len(EXPRESSIONS))
     try:
         inspect.signature(NETWORKS[network]).bind(*arguments, **options)
     except TypeError as error:
         raise UserError(f"params.yaml, options of the network '{network}': {error}") from error
-    return NETWORKS[network](*arguments, **options)
+    try:
+        return NETWORKS[network](*arguments, **options)
+    except ValueError as error:
+        if side is not None:
+            raise
+        raise UserError(
+            f"params.yaml: the network '{network}' is made for one size of face; it can have no `sizes`"
+        ) from error
 
 
 def _norm(x: Any, activation: str | None = "relu", **options: Any) -> Any:
@@ -84,7 +94,7 @@ def _classify(x: Any, classes: int) -> Any:
     return layers.Dense(classes, activation="softmax", dtype="float32", name="expression")(x)
 
 
-def modelo_01(shape: tuple[int, int, int], classes: int) -> keras.Model:
+def modelo_01(shape: Shape, classes: int) -> keras.Model:
     """The tutorial's own network, trained from scratch: 5,905,863 parameters, four double convolutions, three dense."""
     inputs = x = keras.Input(shape)
     x = layers.Conv2D(64, 3, activation="relu", kernel_regularizer=keras.regularizers.L2(0.01))(x)
@@ -105,7 +115,7 @@ def modelo_01(shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Model(inputs, _classify(x, classes))
 
 
-def modelo_02(shape: tuple[int, int, int], classes: int) -> keras.Model:
+def modelo_02(shape: Shape, classes: int) -> keras.Model:
     """The tutorial's second network: two blocks of two ELU convolutions, 32 then 64 filters, one dense layer of 64."""
     inputs = x = keras.Input(shape)
     for filters in (32, 64):
@@ -121,7 +131,7 @@ def modelo_02(shape: tuple[int, int, int], classes: int) -> keras.Model:
 
 
 def residual(
-    shape: tuple[int, int, int],
+    shape: Shape,
     classes: int,
     widths: tuple[int, ...] = (32, 64, 128, 256),
     blocks: tuple[int, ...] = (1, 2, 2, 2),
@@ -148,7 +158,7 @@ def residual(
 
 
 def vgg_like(
-    shape: tuple[int, int, int],
+    shape: Shape,
     classes: int,
     widths: tuple[int, ...] = (32, 64, 128, 256),
     dropout: float = 0.4,
@@ -168,7 +178,7 @@ def vgg_like(
 
 
 def dense(
-    shape: tuple[int, int, int],
+    shape: Shape,
     classes: int,
     growth: int = 32,
     layers_per_block: tuple[int, ...] = (3, 4, 5),
@@ -188,7 +198,7 @@ def dense(
     return keras.Model(inputs, _classify(x, classes))
 
 
-def inception(shape: tuple[int, int, int], classes: int, dropout: float = 0.4) -> keras.Model:
+def inception(shape: Shape, classes: int, dropout: float = 0.4) -> keras.Model:
     """GoogLeNet's idea (Szegedy et al. 2014, arXiv:1409.4842) at 48 px: 1x1, 3x3, 5x5 and pooled branches side by side.
 
     As in GoogLeNet, 1x1 reductions keep the larger branches affordable; unlike it, every convolution is normalised.
@@ -220,7 +230,7 @@ def inception(shape: tuple[int, int, int], classes: int, dropout: float = 0.4) -
     return keras.Model(inputs, _classify(x, classes))
 
 
-def mini_xception(shape: tuple[int, int, int], classes: int) -> keras.Model:
+def mini_xception(shape: Shape, classes: int) -> keras.Model:
     """Mini-XCEPTION (Arriaga et al. 2017, arXiv:1710.07557), the network of the package `fer`: 58 k parameters."""
     decay = keras.regularizers.L2(0.01)
     inputs = x = keras.Input(shape)
@@ -242,14 +252,16 @@ def mini_xception(shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Model(inputs, layers.Activation("softmax", dtype="float32", name="expression")(x))
 
 
-def vgg16(shape: tuple[int, int, int], classes: int, dropout: float = 0.0) -> keras.Model:
+def vgg16(shape: Shape, classes: int, pixels: int | None = None, dropout: float = 0.0) -> keras.Model:
     """ImageNet's VGG16 (Simonyan & Zisserman 2014) without its top, global average, softmax.
 
-    Grey is repeated to three channels and given VGG's own preprocessing (0-255, ImageNet's mean taken away) inside.
+    Grey is repeated to three channels and given VGG's own preprocessing (0-255, ImageNet's mean taken away) inside; faces are
+    first enlarged to `pixels`, if given: VGG16 knows objects of 224 px, and halves a picture five times.
     Its layers keep Keras's names (block1_conv1 .. block5_pool), which a recipe's `frozen_until` refers to.
     """
     inputs = keras.Input(shape)
-    x = layers.Rescaling(255.0, offset=-VGG16_MEAN)(inputs)
+    x = layers.Resizing(pixels, pixels)(inputs) if pixels else inputs
+    x = layers.Rescaling(255.0, offset=-VGG16_MEAN)(x)
     x = layers.Concatenate()([x, x, x])
     trunk = keras.applications.VGG16(include_top=False, weights=None, input_tensor=x)
     _load_vgg16_weights(trunk)

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from tasks.errors import UserError
+from tasks.expressions import FACE_SIZE
 
 PARAMS = Path("params.yaml")
 
@@ -69,7 +70,18 @@ class Augment(Section):
     shear: Share = 0.0
     contrast: Share = 0.0
     brightness: Share = 0.0
+    shade: Share = 0.0  # how much lighter one edge may be, and darker the opposite one
+    blur: NonNegativeFloat = 0.0  # px, the widest blur's standard deviation; half of the faces are sharpened instead
+    compress: Share = 0.0  # share of faces that go through JPEG
     erase: Share = 0.0  # share of faces that lose a square
+
+
+class Size(Section):
+    """A part of a training that shows smaller pictures: quicker. See tasks/batches.py."""
+
+    until: Share  # of the epochs
+    pixels: Annotated[int, Field(ge=16, le=FACE_SIZE)]  # side of the pictures
+    crop: bool = False  # so many pixels of the face, in place of the whole face made smaller
 
 
 class Plateau(Section):
@@ -95,6 +107,9 @@ class Candidate(Section):
     class_weights: bool = False
     frozen_until: str | None = None  # layers up to this one keep their weights; their output is computed once
     augment: Augment = Augment()
+    nothing: Share = 0.0  # share of pictures in which no face is, to be answered by equal probabilities
+    mixup: NonNegativeFloat = 0.0  # of the beta distribution that two mixed faces' shares are drawn from; 0 mixes none
+    sizes: list[Size] = []  # of the pictures, part after part; the rest of the epochs has them whole
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Candidate":
@@ -102,6 +117,13 @@ class Candidate(Section):
             raise ValueError("plateau changes a rate that `schedule` sets already; use one of them")
         if self.frozen_until and self.augment != Augment(mirror=self.augment.mirror):
             raise ValueError("frozen features are computed once, so `augment` can only mirror")
+        if self.frozen_until and (self.sizes or self.nothing):
+            raise ValueError(
+                "frozen features are of whole faces; neither `sizes` nor `nothing` goes with `frozen_until`"
+            )
+        ends = [size.until for size in self.sizes]
+        if ends != sorted(ends):
+            raise ValueError("each of `sizes` must end after the one before it")
         return self
 
 
@@ -119,6 +141,7 @@ class Promote(Section):
     min_class_recall: Share
     max_predicted_share: Share  # of one expression; a collapsed network says one thing only
     max_megabytes: PositiveFloat  # of the whole champion folder
+    small_megabytes: PositiveFloat  # of the small edition's whole folder
     max_disagreement: PositiveFloat  # in a probability, of its two forms and of weights in half precision
     max_int8_difference: NonNegativeFloat  # of probabilities, on average, in 8-bit arithmetic
 

@@ -2,8 +2,9 @@
 
     python -m tasks.promote
 
-Reads models/candidates/*/, writes models/leaderboard.csv and .png and models/champion/ (see tasks/champion.py). When no
-candidate passes, it fails with the table, and the old champion stays as it is.
+The best one that is small enough becomes the small edition; that may be the champion, too. Reads models/candidates/*/, writes
+models/leaderboard.csv and .png, models/champion/ and models/small/ (see tasks/champion.py). When no candidate passes, it fails
+with the table, and the old champion and small edition stay as they are.
 """
 
 import hashlib
@@ -18,18 +19,21 @@ import pandas as pd
 
 from tasks import champion
 from tasks.calibration import calibrate
-from tasks.card import write_card
+from tasks.card import write_card, write_card_of_none
 from tasks.charts import draw_leaderboard
 from tasks.drift import OWN, answers
 from tasks.errors import UserError, explained
 from tasks.files import replacing, sha256, write_json
 from tasks.params import Params, Promote, load
 from tasks.parse import load_split
-from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY
+from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, SMALL
 
 if TYPE_CHECKING:
     from tasks.export import Forms
 
+PREPARED, PREPARED_SMALL, TRIED = (CHAMPION.with_name(f".{name}.part") for name in ("champion", "small", "tried"))
+CHOSEN, CHOSEN_SMALL = "champion", "small edition"  # verdicts
+MEASURES = ("accuracy", "accuracy_mirrored", "macro_f1")  # on both splits
 LIBRARIES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
 
 
@@ -46,7 +50,7 @@ def leaderboard(measures: dict[str, dict[str, Any]], bars: Promote) -> pd.DataFr
     rows = [
         {
             "candidate": name,
-            **{f"{split}_{key}": each[split][key] for key in ("accuracy", "macro_f1") for split in ("val", "test")},
+            **{f"{split}_{key}": each[split][key] for key in MEASURES for split in ("val", "test")},
             "val_lowest_recall": each["val"]["lowest_recall"],
             "val_largest_share": each["val"]["largest_share"],
             "test_calibration_error": each["test"]["calibration_error"],
@@ -99,6 +103,7 @@ def prepare(name: str, params: Params, folder: Path) -> None:
 def describe(name: str, params: Params, folder: Path, forms: "Forms") -> dict[str, Any]:
     """What champion.json says: version, origin, data, checksums, parameters, libraries, measures, calibration."""
     measures = json.loads((CANDIDATES / name / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    training = json.loads((CANDIDATES / name / "training.json").read_text(encoding="utf-8"))
     per_class = pd.read_csv(CANDIDATES / name / "evaluation" / "per_class.csv")
     source = json.loads((INGESTED / "source.json").read_text(encoding="utf-8"))
     quality = json.loads((QUALITY / "quality.json").read_text(encoding="utf-8"))
@@ -116,6 +121,7 @@ def describe(name: str, params: Params, folder: Path, forms: "Forms") -> dict[st
         "weights": forms.weights,
         "litert": {"arithmetic": forms.arithmetic, "mean_difference": round(forms.difference, 5)},
         "parameters": {"train": params.train.model_dump(), "candidate": params.candidate(name).model_dump()},
+        "training": {key: training[key] for key in ("epochs", "best_epoch", "stopped")},
         "code": code_checksum(),
         "libraries": {library: version(library) for library in LIBRARIES},
         "metrics": {split: measures[split] for split in ("val", "test")},
@@ -131,20 +137,62 @@ def code_checksum() -> str:
     return hashlib.sha256("".join(checksums).encode()).hexdigest()
 
 
+def slim(whole: Path, folder: Path, limit: float) -> bool:
+    """Build a small edition from a champion's folder: all but model.keras. Returns whether it has `limit` MB at most."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copy(whole / champion.LITERT, folder)
+    info = json.loads((whole / champion.INFO).read_text(encoding="utf-8"))
+    del info["files"][champion.KERAS]
+    write_json(folder / champion.INFO, info)
+    write_card(folder, info, limit)
+    return champion.megabytes(folder) <= limit
+
+
 def promote(table: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """Install the best candidate that passes as champion; returns the table with the final verdicts."""
-    prepared = CHAMPION.with_name(".champion.part")
-    for place in table.index[table["verdict"] == "passed"]:
-        shutil.rmtree(prepared, ignore_errors=True)  # of a run that was killed
-        try:
-            prepare(str(table.loc[place, "candidate"]), params, prepared)
-        except UserError as error:
-            table.loc[place, "verdict"] = str(error)
-            continue
-        champion.install(prepared)
-        table.loc[place, "verdict"] = "champion"
-        break
+    """Install the best candidate that passes as champion, and the best that is small enough as the small edition.
+
+    Returns the table with the final verdicts. When no candidate passes, nothing is installed.
+    """
+    try:
+        for place in table.index[table["verdict"] == "passed"]:
+            if _prepared(table, place, params, PREPARED):
+                table.loc[place, "verdict"] = CHOSEN
+                _prepare_small(table, params)
+                champion.install(PREPARED_SMALL, SMALL)
+                champion.install(PREPARED)
+                break
+    finally:
+        for leftover in (PREPARED, PREPARED_SMALL, TRIED):
+            shutil.rmtree(leftover, ignore_errors=True)
     return table
+
+
+def _prepared(table: pd.DataFrame, place: int, params: Params, folder: Path) -> bool:
+    """Prepare the candidate in that row; False, with the reason as its verdict, if it cannot be champion."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    try:
+        prepare(str(table.loc[place, "candidate"]), params, folder)
+    except UserError as error:
+        table.loc[place, "verdict"] = str(error)
+        return False
+    return True
+
+
+def _prepare_small(table: pd.DataFrame, params: Params) -> None:
+    """Build the small edition from the best candidate that fits, the champion if it does; else a card that says so."""
+    limit = params.promote.small_megabytes
+    if slim(PREPARED, PREPARED_SMALL, limit):
+        return
+    # A parameter takes a byte or more: larger ones need no try.
+    may_fit = (table["verdict"] == "passed") & (table["parameters"] <= limit * champion.MILLION)
+    for place in table.index[may_fit]:
+        if _prepared(table, place, params, TRIED) and slim(TRIED, PREPARED_SMALL, limit):
+            table.loc[place, "verdict"] = CHOSEN_SMALL
+            return
+    shutil.rmtree(PREPARED_SMALL)
+    PREPARED_SMALL.mkdir()
+    write_card_of_none(PREPARED_SMALL, limit)
 
 
 def read_measures(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -161,7 +209,8 @@ def read_measures(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Rank, promote, write the leaderboard."""
     params = load()
-    champion.recover()
+    for folder in (CHAMPION, SMALL):
+        champion.recover(folder)
     measures = read_measures(params.candidates)
     if not measures:
         raise UserError("no candidate is trained and evaluated; run: dvc repro")
@@ -170,11 +219,12 @@ def main() -> None:
         table.to_csv(temporary, index=False)
     draw_leaderboard(table, LEADERBOARD.with_suffix(".png"))
     lines = table[["candidate", "val_accuracy", "test_accuracy", "verdict"]].to_string(index=False)
-    if "champion" not in set(table["verdict"]):
+    if CHOSEN not in set(table["verdict"]):
         raise UserError(
             f"no candidate passes the bars of `promote` in params.yaml; the champion stays as it was\n{lines}"
         )
-    print(lines)
+    title = (SMALL / champion.CARD).read_text(encoding="utf-8").partition("\n")[0]
+    print(f"{lines}\n{SMALL}: {title.removeprefix('# ')}")
 
 
 if __name__ == "__main__":

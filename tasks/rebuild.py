@@ -19,7 +19,7 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.git import check_identity, git, head
 from tasks.params import Params
-from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, RAW, TIMINGS, WEIGHTS
+from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, RAW, SMALL, TIMINGS, WEIGHTS
 from tasks.processes import environment, follow
 
 STATE = Path(".dvc/tmp/retrain")  # Git does not look there
@@ -122,7 +122,8 @@ def forget() -> None:
 def _built(settings: Params) -> list[str]:
     """What the stages write, of which nothing else may be in the worktree: a candidate that is no more has its folder still."""
     candidates = (CANDIDATES / name for name in settings.candidates)
-    places = (INGESTED, ARRAYS, QUALITY, TIMINGS, LEADERBOARD, LEADERBOARD.with_suffix(".png"), CHAMPION, *candidates)
+    chosen = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), SMALL, CHAMPION)
+    places = (INGESTED, ARRAYS, QUALITY, TIMINGS, *chosen, *candidates)
     return ["dvc.lock", *(place.as_posix() for place in places)]
 
 

@@ -173,7 +173,7 @@ def face_rows(result: Labelled, run: Run) -> list[Row]:
         (
             path,
             number,
-            *face.box,
+            *face.box[:-1],  # the tilt went into the crop
             face.label,
             face.confidence,
             *face.probabilities,

@@ -25,6 +25,11 @@ class ClassScores(NamedTuple):
     faces: int
 
 
+def accuracy(probabilities: Probabilities, labels: Labels) -> float:
+    """Share of faces whose highest value is their label's, rounded to four digits; sums of probabilities do, too."""
+    return round(float((probabilities.argmax(axis=1) == labels).mean()), 4)
+
+
 def score(probabilities: Probabilities, labels: Labels, temperature: float, bins: int) -> dict[str, float]:
     """The headline measures of one split, rounded to four digits.
 
@@ -35,7 +40,7 @@ def score(probabilities: Probabilities, labels: Labels, temperature: float, bins
     classes = per_class(probabilities, labels)
     answers = np.bincount(probabilities.argmax(axis=1), minlength=len(LABELS))
     measures = {
-        "accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
+        "accuracy": accuracy(probabilities, labels),
         "macro_f1": float(np.mean([each.f1 for each in classes])),
         "mean_recall": float(np.mean([each.recall for each in classes])),
         "lowest_recall": min(each.recall for each in classes),

@@ -121,7 +121,7 @@ class Store:
         self._connection.executemany(
             f"INSERT INTO faces VALUES ({', '.join('?' * (9 + len(EXPRESSIONS)))})",
             (
-                (key, number, *face.box, *face.probabilities, face.crop, face.thumbnail)
+                (key, number, *face.box[:-1], *face.probabilities, face.crop, face.thumbnail)
                 for number, face in enumerate(result.faces, 1)
             ),
         )

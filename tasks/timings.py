@@ -2,17 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tasks.files import write_json
 from tasks.paths import TIMINGS
 
 
-def record_timing(candidate: str, **figures: float) -> None:
+def record_timing(candidate: str, **figures: float | list[float]) -> None:
     """Add figures, such as train_minutes=17.2, to the candidate's file; those of the same name are replaced."""
     write_json(TIMINGS / f"{candidate}.json", read_timings(candidate) | figures)
 
 
-def read_timings(candidate: str, workspace: Path = Path()) -> dict[str, float]:
+def read_timings(candidate: str, workspace: Path = Path()) -> dict[str, Any]:
     """What has been recorded of a candidate; empty if nothing was."""
     path = workspace / TIMINGS / f"{candidate}.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}

@@ -22,7 +22,7 @@ from tasks.backend import keras, tf
 from tasks.batches import steps_per_epoch, training_batches
 from tasks.checkpoint import Checkpoint
 from tasks.errors import UserError, explained
-from tasks.expressions import EXPRESSIONS
+from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.files import replacing, sha256, write_json
 from tasks.muon import ConvolutionMuon
 from tasks.params import Candidate, load
@@ -68,7 +68,8 @@ def plain(model: keras.Model, weights: list[NDArray[Any]]) -> keras.Model:
         return kind.from_config(layer.get_config() | {"dtype": "float32"})
 
     uncompiled = keras.Model(model.inputs, model.outputs)
-    clone = keras.models.clone_model(uncompiled, clone_function=as_plain)
+    faces = keras.Input((FACE_SIZE, FACE_SIZE, 1), name="faces")  # one that trained on several sizes takes any, too
+    clone = keras.models.clone_model(uncompiled, input_tensors=[faces], clone_function=as_plain)
     clone.set_weights(weights)
     return clone
 
@@ -122,7 +123,7 @@ def train(name: str, recipe: Candidate, seed: int, max_minutes: float) -> None:
     fingerprint = _fingerprint(recipe, seed)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
-    model = trained = networks.build(recipe.network, **recipe.options)
+    model = trained = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
     if recipe.frozen_until:
         trunk, trained = split_at(model, recipe.frozen_until)
         data = frozen(trunk, data, recipe.augment.mirror, UNFINISHED / name / fingerprint[:12])
@@ -153,16 +154,21 @@ def make_callbacks(name: str, recipe: Candidate) -> list[keras.callbacks.Callbac
     return callbacks
 
 
-def fit(model: keras.Model, data: Data, recipe: Candidate, seed: int, checkpoint: Checkpoint) -> None:
-    """Run the epochs that are not yet done; afterwards `checkpoint` holds the log and the best weights."""
-    steps = steps_per_epoch(len(data.labels), recipe.batch)
+def compile_for(model: keras.Model, recipe: Candidate, steps: int) -> None:
+    """Give the model the recipe's optimizer, for so many updates, and loss."""
     model.compile(
-        make_optimizer(recipe, steps * recipe.epochs),
+        make_optimizer(recipe, steps),
         keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
         metrics=["accuracy"],
         jit_compile=False,  # XLA is four times slower here
     )
     model.optimizer.build(model.trainable_variables)
+
+
+def fit(model: keras.Model, data: Data, recipe: Candidate, seed: int, checkpoint: Checkpoint) -> None:
+    """Run the epochs that are not yet done; afterwards `checkpoint` holds the log and the best weights."""
+    steps = steps_per_epoch(len(data.labels), recipe.batch)
+    compile_for(model, recipe, steps * recipe.epochs)
     targets = np.eye(len(EXPRESSIONS), dtype=np.float32)[data.val_labels]
     model.fit(
         training_batches(data.views, data.labels, recipe, seed, checkpoint.epochs),
@@ -190,7 +196,7 @@ def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpo
         "stopped": checkpoint.stopped or "finished",
     }
     write_json(folder / "training.json", record)
-    record_timing(name, train_minutes=round(checkpoint.seconds / 60, 1))
+    record_timing(name, train_minutes=round(checkpoint.seconds / 60, 1), epoch_minutes=checkpoint.minutes)
 
 
 def _fingerprint(recipe: Candidate, seed: int) -> str:

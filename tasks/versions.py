@@ -171,6 +171,9 @@ def restore(wanted: str, repository: Path = Path()) -> Restored:
     The champion changes in one step (tasks.champion.install). If Git then refuses the commit, the old one comes back. After a
     kill between the two, the same call finds the wanted files in place and only records them.
 
+    The small edition stays as it is: mostly another network, with a version of its own; and two folders would not change in one
+    step.
+
     Args:
         wanted: name, number or tag of the version.
         repository: as for `history`.

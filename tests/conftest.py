@@ -60,6 +60,7 @@ def packaged(package: str, name: str) -> Path:
 ASTRONAUT = packaged("skimage", "data/astronaut.png")  # 512x512; one face, smiling, near (223, 124)
 HOPPER = packaged("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")  # one face
 FLOWER = packaged("sklearn", "datasets/images/flower.jpg")  # no face
+LANDSCAPE = packaged("sklearn", "datasets/images/china.jpg")  # 640x427; no face
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -124,9 +125,9 @@ class Workspace:
         part.update(values)
         path.write_text(yaml.safe_dump(params))
 
-    def champion(self) -> dict[str, bytes]:
-        """The champion's files and their content."""
-        return {path.name: path.read_bytes() for path in sorted((self.folder / "models" / "champion").iterdir())}
+    def champion(self, name: str = "champion") -> dict[str, bytes]:
+        """The files of models/champion or models/small, and their content."""
+        return {path.name: path.read_bytes() for path in sorted((self.folder / "models" / name).iterdir())}
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -73,12 +73,12 @@ def test_a_killed_training_continues_to_the_same_result(built: list[Workspace], 
 
 def test_a_killed_promotion_leaves_the_old_champion_and_a_restart_completes_it(built: list[Workspace]) -> None:
     workspace = built[1]
-    before, champion_before = outs(workspace), workspace.champion()
+    before, champion_before, small_before = outs(workspace), workspace.champion(), workspace.champion("small")
     under_construction = workspace.folder / "models/.champion.part/model.keras"
     process = workspace.start("dvc", "repro", "--force", "--single-item", "promote")
     wait_for(under_construction.exists, process)
     kill(process)
-    assert workspace.champion() == champion_before
+    assert (workspace.champion(), workspace.champion("small")) == (champion_before, small_before)
     champion.load(workspace.folder / "models/champion")
     workspace.repro("--force", "--single-item", "promote")
     assert outs(workspace) == before
@@ -87,7 +87,7 @@ def test_a_killed_promotion_leaves_the_old_champion_and_a_restart_completes_it(b
 
 def test_no_candidate_over_the_bars_keeps_the_old_champion(built: list[Workspace]) -> None:
     workspace = built[1]
-    before = workspace.champion()
+    before = workspace.champion(), workspace.champion("small")
     workspace.change("promote", min_accuracy=1.0)
     done = workspace.run("dvc", "repro", "promote")
     workspace.change("promote", min_accuracy=0.0)
@@ -95,7 +95,7 @@ def test_no_candidate_over_the_bars_keeps_the_old_champion(built: list[Workspace
     assert "no candidate passes the bars" in done.stderr
     assert "accuracy under 100%" in done.stderr
     assert "Traceback" not in done.stderr
-    assert workspace.champion() == before
+    assert (workspace.champion(), workspace.champion("small")) == before
     workspace.repro("promote")
 
 
@@ -106,6 +106,16 @@ def test_the_champion_says_what_it_was_trained_on(built: list[Workspace]) -> Non
     assert "`made_faces`" in (folder / "card.md").read_text()
     assert loaded.version.startswith(loaded.info["candidate"])
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1e6
+
+
+def test_the_small_edition_is_the_champion_without_its_keras_form_where_that_fits(built: list[Workspace]) -> None:
+    whole, small = (built[0].champion(name) for name in ("champion", "small"))
+    assert set(small) == set(whole) - {"model.keras"}
+    assert small["model.tflite"] == whole["model.tflite"]
+    loaded = [champion.load(built[0].folder / "models" / name) for name in ("champion", "small")]
+    assert loaded[0].version == loaded[1].version
+    hashed = {out["path"] for out in built[0].lock()["promote"]["outs"]}
+    assert {"models/champion", "models/small"} <= hashed
 
 
 def test_metrics_and_plots_are_for_every_candidate(built: list[Workspace]) -> None:

@@ -50,11 +50,18 @@ def test_a_changed_file_is_refused(folder: Path, name: str) -> None:
 def test_no_champion_and_a_broken_one_are_told_apart(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no champion in .*; build one with: dvc repro"):
         champion.load(folder / "nowhere")
+    (folder / "none").mkdir()
+    (folder / "none" / "card.md").write_text("# No small edition\n")
+    with pytest.raises(UserError, match=r"no champion in .*/none; .*/none/card\.md says why"):
+        champion.load(folder / "none")
     (folder / "champion.json").write_text("{")
     with pytest.raises(UserError, match=r"champion\.json is damaged"):
         champion.load(folder)
     (folder / "champion.json").write_text("{}")
     with pytest.raises(UserError, match="of another form"):
+        champion.load(folder)
+    (folder / "champion.json").unlink()
+    with pytest.raises(UserError, match=r"no champion in .*; build one with: dvc repro"):
         champion.load(folder)
 
 

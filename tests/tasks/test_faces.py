@@ -97,6 +97,25 @@ def test_square_repeats_the_edges_of_the_image():
     assert crop_square(image, left=-500, top=900, side=3).shape == (3, 3)
 
 
+@pytest.mark.parametrize("degrees", [-90, -30, 15, 90])
+def test_a_turned_square_shows_the_face_upright(degrees):
+    """A picture turned by OpenCV, and the square that is turned along with it, show the same."""
+    rough = np.random.default_rng(0).integers(0, 255, (12, 12), np.uint8)
+    picture = cv2.resize(rough, (96, 96), interpolation=cv2.INTER_CUBIC)
+    matrix = cv2.getRotationMatrix2D((47.5, 47.5), -degrees, 1.0)  # OpenCV turns the other way
+    turned = cv2.warpAffine(picture, matrix, (96, 96))
+    difference = crop_square(turned, 30, 30, 36, degrees).astype(float) - picture[30:66, 30:66]
+    assert np.abs(difference).mean() < 3
+
+
+def test_yunet_tells_which_way_a_head_is_tilted(astronaut):
+    """Its landmarks tell less than the whole tilt, the less the smaller the face is."""
+    matrix = cv2.getRotationMatrix2D((224, 117), -20, 3.0)
+    (upright,) = make_detector("yunet").detect(cv2.resize(astronaut[:250], None, fx=3, fy=3))
+    (tilted,) = make_detector("yunet").detect(cv2.warpAffine(astronaut, matrix, (512, 512)))
+    assert 5 < tilted.tilt - upright.tilt < 25
+
+
 def test_square_of_a_colour_image_keeps_its_colours():
     image = np.zeros((10, 10, 3), np.uint8)
     image[..., 1] = 7

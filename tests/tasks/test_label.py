@@ -11,6 +11,7 @@ from conftest import ASTRONAUT, CHAMPION
 
 from tasks.champion import load
 from tasks.expressions import EXPRESSIONS
+from tasks.faces import FaceBox
 from tasks.images import normalise
 from tasks.label import find_faces, label_images, make_settings
 from tasks.params import Label
@@ -109,7 +110,7 @@ def test_a_small_face_in_a_large_photo_is_cut_from_the_original(astronaut, tmp_p
 def test_an_image_of_48_px_is_a_face_cut_out_already(tmp_path):
     drawn = draw_face("happy", np.random.default_rng(1))
     result = label_one(drawn, tmp_path)
-    assert result.faces[0].box == (0, 0, 48, 48, None)
+    assert result.faces[0].box == FaceBox(0, 0, 48, 48, None)
     assert result.faces[0].probabilities == pytest.approx(
         load(CHAMPION).predict(normalise(drawn[np.newaxis]))[0], abs=1e-4
     )
@@ -117,7 +118,7 @@ def test_an_image_of_48_px_is_a_face_cut_out_already(tmp_path):
 
 def test_any_image_is_one_by_option(astronaut, tmp_path):
     (face,) = label_one(astronaut[60:180], tmp_path, whole=True).faces
-    assert face.box == (196, 0, 120, 120, None)
+    assert face.box == FaceBox(196, 0, 120, 120, None)
 
 
 def test_mirror_averages_the_answers_for_both_sides(astronaut, tmp_path):

@@ -33,6 +33,12 @@ def test_the_committed_file_is_right() -> None:
             "candidates.modelo_01: plateau changes a rate that `schedule` sets already; use one of them",
         ),
         ("augment: {mirror: true}", "augment: {zoom: 0.1}", "candidates.vgg16: frozen features are computed once"),
+        (
+            "frozen_until: block5_pool",
+            "frozen_until: x\n    sizes: [{until: 0.5, pixels: 32}]",
+            "frozen features are of whole faces; neither",
+        ),
+        ("{until: 0.3, pixels: 32}", "{until: 0.7, pixels: 32}", "each of `sizes` must end after the one before it"),
         ("seed: 7", "zzz: 7", "unknown key train.zzz; known: seed, max_minutes"),
         ("seed: 7", 'seed: "7"', "train.seed is '7'; it should be a valid integer"),
         ("seed: 7", "seed: -1", "train.seed is -1; it should be greater than or equal to 0"),

@@ -21,6 +21,7 @@ from tasks.rebuild import STATE, copy_changed, out_of_date, renew, run, unclean
 WORKTREE = STATE / "workspace"
 CODE = Path("tasks/networks.py")
 CHAMPION = Path("models/champion")
+SMALL = Path("models/small")
 
 
 def git(*arguments: str, folder: Path = Path()) -> str:
@@ -240,6 +241,7 @@ def test_a_worktree_from_its_first_day_on(workspace: Path) -> None:
             "models/candidates/gone/training.json": b"of a candidate that is no more",
             "models/unfinished/small/epoch": b"new",
             "models/champion/card.md": b"new",
+            "models/small/card.md": b"new",
             "dvc.lock": b"new",
             "tasks/stray.py": b"of a commit that is no more",
         },
@@ -262,6 +264,7 @@ def test_a_worktree_from_its_first_day_on(workspace: Path) -> None:
         assert (folder / "models/candidates/small" / name).read_bytes() == b"new"
     assert (folder / "models/unfinished/small/epoch").read_bytes() == b"new"
     assert (folder / CHAMPION / "card.md").read_bytes() == b"new"
+    assert (folder / SMALL / "card.md").read_bytes() == b"new"
     assert (folder / "dvc.lock").read_bytes() == b"new"
     assert not tree(folder / "models/candidates/gone")
 

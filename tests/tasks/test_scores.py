@@ -39,7 +39,7 @@ def test_scores_of_a_known_answer() -> None:
     probabilities = np.full((4, 7), 0.01, np.float32)
     probabilities[range(4), [0, 1, 1, 3]] = 0.94
     measures = scores.score(probabilities, labels, 1.0, 15)
-    assert measures["accuracy"] == 0.75
+    assert measures["accuracy"] == scores.accuracy(2 * probabilities, labels) == 0.75
     assert measures["largest_share"] == 0.5
     assert measures["lowest_recall"] == 0  # of expressions never shown
     assert measures["calibration_error"] == pytest.approx(0.19, abs=1e-3)

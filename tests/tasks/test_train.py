@@ -2,15 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CANDIDATES
+from conftest import CANDIDATES, ROOT
 
 from tasks import networks
 from tasks import train as stage
 from tasks.backend import keras
-from tasks.batches import training_batches
+from tasks.batches import schedule, training_batches
 from tasks.checkpoint import Checkpoint
 from tasks.errors import UserError
-from tasks.params import Candidate, Optimizer
+from tasks.expressions import EXPRESSIONS
+from tasks.images import normalise
+from tasks.params import Candidate, Optimizer, Size, load
+from tasks.synthetic import draw_face
 
 RECIPE = Candidate.model_validate(CANDIDATES["small"] | {"epochs": 3, "batch": 4})
 
@@ -40,6 +43,28 @@ def test_every_epoch_shows_every_face_in_another_order() -> None:
 def test_batches_from_a_later_epoch_are_those_of_the_whole_run() -> None:
     for ours, theirs in zip(seen(1), seen(0)[3:], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pictures_grow_as_the_schedule_says() -> None:
+    sizes = [Size(until=0.4, pixels=16), Size(until=0.7, pixels=24, crop=True)]
+    recipe = RECIPE.model_copy(update={"epochs": 5, "sizes": sizes})
+    assert [(start, end) for start, end, _ in schedule(recipe)] == [(0, 2), (2, 4), (4, 5)]
+    faces, labels = numbered(10)
+    sides = [batch.shape[1] for batch, _ in training_batches([faces], labels, recipe, 7, 0).as_numpy_iterator()]
+    assert sides == [16] * 6 + [24] * 6 + [48] * 3
+    later = [batch.shape[1] for batch, _ in training_batches([faces], labels, recipe, 7, 3).as_numpy_iterator()]
+    assert later == sides[9:]
+
+
+def test_a_network_trained_on_several_sizes_is_saved_for_one(tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"sizes": [Size(until=0.5, pixels=32)], "mixup": 0.2})
+    keras.config.set_dtype_policy("float32")
+    faces, labels = numbered(8)
+    model = networks.build("residual", side=None, widths=[4, 8], blocks=[1, 1])
+    checkpoint = Checkpoint(tmp_path / "tiny" / "epochs.npz", "fingerprint", [], 1.0)
+    stage.fit(model, stage.Data([faces / 8], labels, faces / 8, labels), recipe, 7, checkpoint)
+    assert checkpoint.epochs == 3
+    assert stage.plain(model, model.get_weights()).input_shape == (None, 48, 48, 1)
 
 
 def test_labels_belong_to_their_faces() -> None:
@@ -86,6 +111,20 @@ def test_max_minutes_cuts_a_training_short_and_says_so(tmp_path: Path) -> None:
     assert checkpoint.stopped == "max_minutes"
     assert Checkpoint(checkpoint.path, "fingerprint", [], 1.0).epochs == 1
     assert Checkpoint(checkpoint.path, "another", [], 1.0).epochs == 0
+
+
+def test_the_fast_recipe_learns_the_made_set_in_a_minute(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(2100) % 7
+    faces = normalise(np.stack([draw_face(EXPRESSIONS[label], rng) for label in labels]))
+    data = stage.Data([faces[:1750]], labels[:1750], faces[1750:], labels[1750:])
+    narrow = {"epochs": 6, "batch": 32, "options": {"widths": [16, 32, 64, 128]}}
+    recipe = load(ROOT / "params.yaml").candidate("large").model_copy(update=narrow)
+    keras.utils.set_random_seed(7)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    checkpoint = Checkpoint(tmp_path / "small" / "epochs.npz", "fingerprint", [], max_minutes=1.0)
+    stage.fit(networks.build(recipe.network, side=None, **recipe.options), data, recipe, 7, checkpoint)
+    assert max(log["val_accuracy"] for log in checkpoint.logs) >= 0.9
 
 
 def test_the_plain_model_is_float32_and_answers_the_same() -> None:
