@@ -1,6 +1,6 @@
 """Does it help to turn a tilted face upright before the network sees it?
 
-    python tests/benchmarks/alignment.py        (in the workspace, after `dvc repro parse` on the real FER2013; 2 minutes)
+    python tests/benchmarks/alignment.py        (in the workspace, after `dvc repro parse` on the real FER2013; 4 minutes)
 
 PublicTest faces are enlarged as in framing.py, turned by an angle, found by YuNet, and cut with and without the tilt that its
 landmarks tell. Prints, for each angle, how many were found and the champion's accuracy on them in both ways.

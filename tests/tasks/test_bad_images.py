@@ -10,6 +10,7 @@ import pytest
 from bad_images import FACE, write_all, write_bombs, write_plain, write_turned
 from conftest import CHAMPION, ROOT
 
+from tasks.faces import FaceBox
 from tasks.label import label_images, make_settings
 from tasks.photos import RefusedError, decode, read_header
 from tasks.sources import find_images
@@ -66,7 +67,7 @@ def _overlap(one, other):
 def test_a_face_cut_out_already_is_labelled_whole(labelled):
     results, expected = labelled
     for name in (name for name in results if expected[name].content == "crop"):
-        assert [face.box for face in results[name].faces] == [(0, 0, 48, 48, None)]
+        assert [face.box for face in results[name].faces] == [FaceBox(0, 0, 48, 48, None)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory as Linux tells it")
