@@ -50,12 +50,11 @@ def training_batches(
             faces, answers = nothing(faces, answers, draw, recipe.nothing)
         return mix(faces, answers, draw, recipe.mixup) if recipe.mixup else (faces, answers)
 
-    parts = [
+    parts = [  # those that are over, too, as empty ones: a resumed training computes with the same shapes
         tf.data.Dataset.range(max(start, first_epoch) * steps, end * steps).map(
             partial(batch, size=size), num_parallel_calls=2, deterministic=True
         )
         for start, end, size in schedule(recipe)
-        if end > first_epoch
     ]
     return reduce(tf.data.Dataset.concatenate, parts).prefetch(4)
 

@@ -43,6 +43,7 @@ def test_every_epoch_shows_every_face_in_another_order() -> None:
 def test_batches_from_a_later_epoch_are_those_of_the_whole_run() -> None:
     for ours, theirs in zip(seen(1), seen(0)[3:], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    assert seen(3) == []  # killed after the last one
 
 
 def test_pictures_grow_as_the_schedule_says() -> None:
