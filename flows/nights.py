@@ -19,7 +19,6 @@ import yaml
 
 from flows.decision import NOTHING, PAGE
 from flows.demo import commit, make_workspace, run
-from flows.retrain import BUSY
 from flows.server import ending
 from tasks.errors import UserError
 from tasks.processes import guarded
@@ -81,9 +80,8 @@ def three_nights() -> None:
             if night.recipe:
                 _change(FOLDER / "params.yaml", night.apply)
                 commit(night.change, FOLDER)
-            # A run that looked before the change has nothing to do; one during another's work leaves at once.
-            ignored = (BUSY, NOTHING) if night.recipe else (BUSY,)
-            print(f"Night {number}: {_next_decision(url, since, ignored)}", flush=True)
+            # A run that looked before the change has nothing to do.
+            print(f"Night {number}: {_next_decision(url, since, NOTHING if night.recipe else None)}", flush=True)
             if night.recipe:
                 _keep_page(url, FOLDER / f"night-{number}.md")
     print("\nWhat became of the champion:")
@@ -106,9 +104,14 @@ def _lenient(params: dict[str, Any]) -> None:
 
 
 def _only_nights(content: dict[str, Any]) -> None:
-    """Leave the deployment that retrains, and let it run every few seconds."""
-    content["deployments"] = [each for each in content["deployments"] if each["name"] == "retrain"]
-    content["deployments"][0]["schedules"] = [{"interval": EVERY}]
+    """Leave the deployment that retrains, and let it run every few seconds, unless it still runs.
+
+    (By its own lock it would end at once. But to start a run takes seconds of the processor, which the one at work needs.)
+    """
+    (retrain,) = (each for each in content["deployments"] if each["name"] == "retrain")
+    retrain["schedules"] = [{"interval": EVERY}]
+    retrain["concurrency_limit"] = {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+    content["deployments"] = [retrain]
 
 
 @contextmanager
@@ -126,13 +129,13 @@ def _serving() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/api"
 
 
-def _next_decision(url: str, since: datetime, ignored: tuple[str, ...]) -> str:
+def _next_decision(url: str, since: datetime, ignored: str | None) -> str:
     """Wait for a scheduled run that began after a time, and return what came of it, unless it begins with what is ignored."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         time.sleep(1)
         for message in _ended_runs(url, since):
-            if not message.startswith(ignored):
+            if not ignored or not message.startswith(ignored):
                 return message
     raise UserError(f"no night came within {PATIENCE} s; see {HOME}/serve.txt")
 

@@ -50,17 +50,17 @@ def draw_curves(history: Path, title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_leaderboard(table: pd.DataFrame, path: Path) -> None:
+def draw_leaderboard(table: pd.DataFrame, fine: "pd.Series[bool]", path: Path) -> None:
     """Draw each candidate's accuracy on val (bar) and test (mark), best on top.
 
     Args:
-        table: columns candidate, val_accuracy, test_accuracy, verdict, best first.
+        table: columns candidate, val_accuracy, test_accuracy, best first.
+        fine: by row, whether it passes all bars; the others are grey.
         path: the PNG to write.
     """
     rows = table.iloc[::-1]
-    fine = rows["verdict"].isin(["champion", "small edition", "passed"])
     figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(rows) + 1.2))
-    bars = axes.barh(rows["candidate"], rows["val_accuracy"], color=np.where(fine, COLOURS["fear"], "#cccccc"))
+    bars = axes.barh(rows["candidate"], rows["val_accuracy"], color=np.where(fine.iloc[::-1], COLOURS["fear"], "#cccccc"))
     axes.bar_label(
         bars, labels=[f"{accuracy:.1%}" for accuracy in rows["val_accuracy"]], label_type="center", fontsize=9
     )

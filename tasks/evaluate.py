@@ -54,7 +54,7 @@ def evaluate(name: str, model: keras.Model, folder: Path, settings: Evaluate) ->
     for split in ("val", "test"):
         faces, labels[split] = load_split(split)
         probabilities[split], milliseconds[split] = predict(model, faces)
-        mirrored[split], _ = predict(model, faces[:, :, ::-1])
+        mirrored[split] = model.predict(faces[:, :, ::-1], batch_size=BATCH, verbose=0)
         _draw_split(name, split, probabilities[split], labels[split], folder)
     temperature = fit_temperature(probabilities["val"], labels["val"])
     measures = {

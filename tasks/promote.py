@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tasks.export import Forms
 
 PREPARED, PREPARED_SMALL, TRIED = (CHAMPION.with_name(f".{name}.part") for name in ("champion", "small", "tried"))
-CHOSEN, CHOSEN_SMALL = "champion", "small edition"  # verdicts
+CHOSEN, CHOSEN_SMALL, PASSED = "champion", "small edition", "passed"  # verdicts; others are reasons against a candidate
 MEASURES = ("accuracy", "accuracy_mirrored", "macro_f1")  # on both splits
 LIBRARIES = ("tensorflow", "keras", "ai-edge-litert", "numpy")
 
@@ -68,14 +68,14 @@ def leaderboard(measures: dict[str, dict[str, Any]], bars: Promote) -> pd.DataFr
 
 
 def verdict(val: dict[str, float], bars: Promote) -> str:
-    """'passed', or the first bar that the measures on val do not reach."""
+    """PASSED, or the first bar that the measures on val do not reach."""
     if val["largest_share"] > bars.max_predicted_share:
         return f"collapsed: one answer for {val['largest_share']:.0%} of the faces"
     if val["accuracy"] < bars.min_accuracy:
         return f"accuracy under {bars.min_accuracy:.0%}"
     if val["lowest_recall"] < bars.min_class_recall:
         return f"an expression's recall under {bars.min_class_recall:.0%}"
-    return "passed"
+    return PASSED
 
 
 def prepare(name: str, params: Params, folder: Path) -> None:
@@ -155,7 +155,7 @@ def promote(table: pd.DataFrame, params: Params) -> pd.DataFrame:
     Returns the table with the final verdicts. When no candidate passes, nothing is installed.
     """
     try:
-        for place in table.index[table["verdict"] == "passed"]:
+        for place in table.index[table["verdict"] == PASSED]:
             if _prepared(table, place, params, PREPARED):
                 table.loc[place, "verdict"] = CHOSEN
                 _prepare_small(table, params)
@@ -185,7 +185,7 @@ def _prepare_small(table: pd.DataFrame, params: Params) -> None:
     if slim(PREPARED, PREPARED_SMALL, limit):
         return
     # A parameter takes a byte or more: larger ones need no try.
-    may_fit = (table["verdict"] == "passed") & (table["parameters"] <= limit * champion.MILLION)
+    may_fit = (table["verdict"] == PASSED) & (table["parameters"] <= limit * champion.MILLION)
     for place in table.index[may_fit]:
         if _prepared(table, place, params, TRIED) and slim(TRIED, PREPARED_SMALL, limit):
             table.loc[place, "verdict"] = CHOSEN_SMALL
@@ -217,7 +217,8 @@ def main() -> None:
     table = promote(leaderboard(measures, params.promote), params)
     with replacing(LEADERBOARD) as temporary:
         table.to_csv(temporary, index=False)
-    draw_leaderboard(table, LEADERBOARD.with_suffix(".png"))
+    fine = table["verdict"].isin([CHOSEN, CHOSEN_SMALL, PASSED])
+    draw_leaderboard(table, fine, LEADERBOARD.with_suffix(".png"))
     lines = table[["candidate", "val_accuracy", "test_accuracy", "verdict"]].to_string(index=False)
     if CHOSEN not in set(table["verdict"]):
         raise UserError(

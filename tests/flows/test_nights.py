@@ -4,11 +4,13 @@ import json
 import shutil
 import subprocess
 
+import pytest
 from conftest import ROOT, Workspace, programs_in
 
 PIPELINE = ("params.yaml", "dvc.yaml", "prefect.yaml", "tasks", "flows", ".gitignore", ".dvcignore")
 
 
+@pytest.mark.timeout(1800)  # s: about 200 on a quiet machine
 def test_a_better_a_worse_and_no_challenger(tmp_path):
     here = Workspace(tmp_path)
     for name in PIPELINE:
