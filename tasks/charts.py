@@ -60,7 +60,9 @@ def draw_leaderboard(table: pd.DataFrame, fine: "pd.Series[bool]", path: Path) -
     """
     rows = table.iloc[::-1]
     figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(rows) + 1.2))
-    bars = axes.barh(rows["candidate"], rows["val_accuracy"], color=np.where(fine.iloc[::-1], COLOURS["fear"], "#cccccc"))
+    bars = axes.barh(
+        rows["candidate"], rows["val_accuracy"], color=np.where(fine.iloc[::-1], COLOURS["fear"], "#cccccc")
+    )
     axes.bar_label(
         bars, labels=[f"{accuracy:.1%}" for accuracy in rows["val_accuracy"]], label_type="center", fontsize=9
     )

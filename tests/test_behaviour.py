@@ -1,21 +1,34 @@
-"""How the committed champion behaves: on the real test faces where they are at hand, and on what must not move it."""
+"""How the committed champion and its small edition behave: on the real test faces, if at hand, and on what must not move them."""
 
 import csv
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 from changes import CHANGES
-from conftest import ASTRONAUT, CHAMPION, LANDSCAPE, SHARED_FER2013
+from conftest import ASTRONAUT, CHAMPION, LANDSCAPE, ROOT, SHARED_FER2013
 
 from tasks import champion
 from tasks.expressions import EXPRESSIONS, SPLIT_OF_USAGE
 from tasks.images import normalise
 from tasks.label import label_images, make_settings
+from tasks.paths import SMALL
 from tasks.sources import find_images
 
+
+class Edition(NamedTuple):
+    """What is promised of a champion that is committed."""
+
+    folder: Path
+    accuracy: float  # on test, at least
+    bytes: float  # at most
+    unsteady: float = 0.0  # by how much fewer labels may stay than SAME says
+
+
+EDITIONS = {"champion": Edition(CHAMPION, 0.69, 20e6), "small": Edition(ROOT / SMALL, 0.68, 1e6, 0.03)}
 SAME = {  # the share of faces whose label must stay
     "mirrored": 0.82,
     "darker": 0.9,
@@ -33,9 +46,14 @@ SAME = {  # the share of faces whose label must stay
 }
 
 
+@pytest.fixture(scope="module", params=EDITIONS)
+def edition(request: pytest.FixtureRequest) -> Edition:
+    return EDITIONS[request.param]
+
+
 @pytest.fixture(scope="module")
-def committed() -> champion.Champion:
-    return champion.load(CHAMPION)
+def committed(edition: Edition) -> champion.Champion:
+    return champion.load(edition.folder)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +70,11 @@ def private_test() -> tuple[np.ndarray, np.ndarray]:
     return normalise(unpack["images"]()[test]), labels[test]  # type: ignore[operator]
 
 
-def test_the_champion_is_of_the_real_data_and_says_so(committed: champion.Champion) -> None:
+def test_it_is_of_the_real_data_and_says_so(edition: Edition, committed: champion.Champion) -> None:
     assert committed.info["data"]["name"] == "fer2013"
-    assert committed.info["metrics"]["test"]["accuracy"] >= 0.62
-    assert json.loads((CHAMPION / "champion.json").read_text())["version"] == committed.version
-    assert sum(file.stat().st_size for file in CHAMPION.iterdir()) <= 20e6
+    assert committed.info["metrics"]["test"]["accuracy"] >= edition.accuracy
+    assert json.loads((edition.folder / "champion.json").read_text())["version"] == committed.version
+    assert sum(file.stat().st_size for file in edition.folder.iterdir()) <= edition.bytes
 
 
 def test_its_accuracy_is_the_one_it_claims(committed: champion.Champion, private_test) -> None:
@@ -77,10 +95,10 @@ def test_it_is_calibrated(committed: champion.Champion, private_test) -> None:
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_leaves_an_expression_leaves_the_answer(committed, private_test, name: str) -> None:
+def test_what_leaves_an_expression_leaves_the_answer(edition, committed, private_test, name: str) -> None:
     faces = private_test[0][:1200]
     same = committed.predict(CHANGES[name](faces)).argmax(axis=1) == committed.predict(faces).argmax(axis=1)
-    assert same.mean() >= SAME[name]
+    assert same.mean() >= SAME[name] - edition.unsteady
 
 
 @pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
