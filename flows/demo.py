@@ -85,10 +85,10 @@ def make_workspace(
 
 
 def shortened(parameters: dict[str, Any], candidates: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The content of params.yaml with these candidates only, and their changes."""
+    """The content of params.yaml with these candidates only, and their changes. Nobody teaches."""
     known = parameters["candidates"]
     kept = {name: known[name] | changes for name, changes in candidates.items() if name in known}
-    return parameters | {"candidates": kept}
+    return parameters | {"candidates": kept, "teachers": []}
 
 
 def commit(message: str, folder: Path) -> None:

@@ -8,29 +8,28 @@ from numpy.typing import NDArray
 
 from tasks.augment import augment, mix, nothing
 from tasks.backend import tf
-from tasks.expressions import EXPRESSIONS
 from tasks.params import Candidate, Size
 
 
 def training_batches(
-    views: list[NDArray[np.float32]], labels: NDArray[np.int64], recipe: Candidate, seed: int, first_epoch: int
+    views: list[NDArray[np.float32]], targets: NDArray[np.float32], recipe: Candidate, seed: int, first_epoch: int
 ) -> tf.data.Dataset:
     """Augmented batches from `first_epoch` to the recipe's last, each a function of (seed, step) alone.
 
     Args:
         views: arrays of shape (N, ...); of each face one view is drawn at random (itself or its mirror image's features).
-        labels: shape (N,).
+        targets: the probabilities to be answered, shape (N, 7).
         recipe: batch size, epochs, augmentation, the pictures' sizes.
         seed: seed of all draws.
         first_epoch: finished epochs to leave out.
 
     Returns:
-        Batches of faces, float32, (batch, ...), and of targets (labels one-hot, or mixed), float32, (batch, 7).
+        Batches of faces, float32, (batch, ...), and of their targets, float32, (batch, 7).
     """
-    count = len(labels)
+    count = len(targets)
     steps = steps_per_epoch(count, recipe.batch)
     stacked = tf.constant(np.stack(views)) if len(views) > 1 else tf.constant(views[0])[tf.newaxis]
-    targets = tf.one_hot(labels, len(EXPRESSIONS))
+    expected = tf.constant(targets)
 
     def batch(step: tf.Tensor, size: Size | None) -> tuple[tf.Tensor, tf.Tensor]:
         epoch, position = step // steps, step % steps
@@ -42,7 +41,7 @@ def training_batches(
         draw = tf.stack([tf.constant(seed, tf.int32), tf.cast(step, tf.int32)])
         view = tf.random.stateless_uniform([recipe.batch], draw, 0, len(views), dtype=tf.int32)
         faces = tf.gather_nd(stacked, tf.stack([view, chosen], axis=1))
-        faces, answers = tf.ensure_shape(faces, [recipe.batch, *views[0].shape[1:]]), tf.gather(targets, chosen)
+        faces, answers = tf.ensure_shape(faces, [recipe.batch, *views[0].shape[1:]]), tf.gather(expected, chosen)
         if recipe.frozen_until is None:
             side, crop = (size.pixels, size.crop) if size else (None, False)
             faces = augment(faces, draw, recipe.augment, side, crop)

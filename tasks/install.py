@@ -15,12 +15,12 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.files import complete_swap, swap, write_json
 from tasks.git import git, head
-from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, SMALL, TIMINGS
+from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, SMALL, TAUGHT, TIMINGS
 
 LOCK = Path("dvc.lock")
 RESULTS = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), LOCK)
 # All that stages write. The champion comes last: whoever labels meanwhile has the old one whole or the new one.
-PLACES = (INGESTED, ARRAYS, QUALITY, CANDIDATES, TIMINGS, *RESULTS, SMALL, CHAMPION)
+PLACES = (INGESTED, ARRAYS, QUALITY, TAUGHT, CANDIDATES, TIMINGS, *RESULTS, SMALL, CHAMPION)
 STALE = 60  # s; Git holds a lock for less
 
 

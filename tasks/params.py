@@ -91,11 +91,20 @@ class Plateau(Section):
     patience: PositiveInt
 
 
+class Taught(Section):
+    """Learning from what trained candidates answer for the same faces; see tasks/teach.py."""
+
+    by: Annotated[list[str], Field(min_length=1)]  # of `teachers`
+    share: Share  # of each target that is their mean answer; the rest is the data set's label
+
+
 class Candidate(Section):
     """A network and the recipe that trains it."""
 
     network: str
     options: dict[str, Any] = {}
+    labels: Literal["arrays", "taught"]  # the folder of data/ that has what it learns from; dvc.yaml needs it
+    taught: Taught | None = None
     epochs: PositiveInt
     batch: PositiveInt
     precision: Literal["float32", "bfloat16"]
@@ -113,6 +122,8 @@ class Candidate(Section):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Candidate":
+        if (self.labels == "taught") != (self.taught is not None):
+            raise ValueError("`labels: taught` and the section `taught` go together")
         if self.plateau and self.schedule != "constant":
             raise ValueError("plateau changes a rate that `schedule` sets already; use one of them")
         if self.frozen_until and self.augment != Augment(mirror=self.augment.mirror):
@@ -212,12 +223,26 @@ class Params(Section):
     parse: Parse
     train: Train
     candidates: dict[str, Candidate]
+    teachers: list[str] = []  # candidates whose answers others learn from; dvc.yaml needs it
     evaluate: Evaluate
     promote: Promote
     gate: Gate = Gate()
     label: Label = Label()
     drift: Drift = Drift()
     retrain: Retrain = Retrain()
+
+    @model_validator(mode="after")
+    def _teachers_can_teach(self) -> "Params":
+        for name in self.teachers:
+            if name not in self.candidates:
+                raise ValueError(f"teachers: no candidate '{name}'{_nearest(name, list(self.candidates))}")
+            if self.candidates[name].taught:
+                raise ValueError(f"teachers: '{name}' is taught itself")
+        for name, candidate in self.candidates.items():
+            for teacher in candidate.taught.by if candidate.taught else ():
+                if teacher not in self.teachers:
+                    raise ValueError(f"candidates.{name}.taught.by: '{teacher}' is not in the list `teachers`")
+        return self
 
     def candidate(self, name: str) -> Candidate:
         """The candidate called `name`; UserError with the nearest right name if there is none."""

@@ -19,14 +19,26 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.git import check_identity, git, head
 from tasks.params import Params
-from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, RAW, SMALL, TIMINGS, WEIGHTS
+from tasks.paths import (
+    ARRAYS,
+    CANDIDATES,
+    CHAMPION,
+    INGESTED,
+    LEADERBOARD,
+    QUALITY,
+    RAW,
+    SMALL,
+    TAUGHT,
+    TIMINGS,
+    WEIGHTS,
+)
 from tasks.processes import environment, follow
 
 STATE = Path(".dvc/tmp/retrain")  # Git does not look there
 JOURNAL = STATE / "installation.json"  # of an installation under way, see tasks/install.py
 READY = STATE / "ready"  # the worktree was created to the end
 BASE = STATE / "base"  # the workspace's dvc.lock that the worktree started from, as Git's tree names it
-MADE = tuple(f"{path}/" for path in (INGESTED, ARRAYS, QUALITY, CANDIDATES))  # by stages, for stages
+MADE = tuple(f"{path}/" for path in (INGESTED, ARRAYS, QUALITY, TAUGHT, CANDIDATES))  # by stages, for stages
 OURS = ("params.yaml", "dvc.yaml", "dvc.lock", "tasks/", "data/", "models/")  # where new files count as changes
 NO_MEMORY = (
     "OOM when allocating",
@@ -123,7 +135,7 @@ def _built(settings: Params) -> list[str]:
     """What the stages write, of which nothing else may be in the worktree: a candidate that is no more has its folder still."""
     candidates = (CANDIDATES / name for name in settings.candidates)
     chosen = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), SMALL, CHAMPION)
-    places = (INGESTED, ARRAYS, QUALITY, TIMINGS, *chosen, *candidates)
+    places = (INGESTED, ARRAYS, QUALITY, TAUGHT, TIMINGS, *chosen, *candidates)
     return ["dvc.lock", *(place.as_posix() for place in places)]
 
 
@@ -230,8 +242,14 @@ def run(folder: Path, command: list[str], tell: Callable[[str], None], hours: fl
 
 
 def stages(params: Params) -> list[str]:
-    """The stages of dvc.yaml before `promote`, in their order."""
-    return ["ingest", "parse", *(f"{stage}@{name}" for name in params.candidates for stage in ("train", "evaluate"))]
+    """The stages of dvc.yaml before `promote`, in their order: those who teach come before the taught."""
+    taught = [name for name, candidate in params.candidates.items() if candidate.taught]
+    others = [name for name in params.candidates if name not in taught]
+
+    def of(names: list[str]) -> list[str]:
+        return [f"{stage}@{name}" for name in names for stage in ("train", "evaluate")]
+
+    return ["ingest", "parse", *of(others), *(f"teach@{name}" for name in params.teachers), *of(taught)]
 
 
 def reproduce(folder: Path, stage: str, tell: Callable[[str], None], hours: float) -> str | None:

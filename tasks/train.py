@@ -25,9 +25,10 @@ from tasks.errors import UserError, explained
 from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.files import replacing, sha256, write_json
 from tasks.muon import ConvolutionMuon
-from tasks.params import Candidate, load
+from tasks.params import Candidate, Params, load
 from tasks.parse import load_split
-from tasks.paths import ARRAYS, CANDIDATES, UNFINISHED
+from tasks.paths import CANDIDATES, UNFINISHED
+from tasks.teach import targets
 from tasks.timings import record_timing
 
 VERBOSE = 1 if sys.stdout.isatty() else 2  # Keras's progress bar, or a line an epoch
@@ -39,9 +40,15 @@ class Data(NamedTuple):
     """What a network is trained and chosen on: faces, or frozen features of them."""
 
     views: list[NDArray[np.float32]]  # (N, ...) each: the faces, or features of the faces and of their mirror images
-    labels: NDArray[np.int64]  # (N,)
+    targets: NDArray[np.float32]  # (N, 7): the probabilities to be answered
     val: NDArray[np.float32]  # (M, ...)
     val_labels: NDArray[np.int64]  # (M,)
+
+
+def load_data(recipe: Candidate) -> Data:
+    """The arrays, and what the recipe says is to be answered for those of train."""
+    faces, labels = load_split("train")
+    return Data([faces], targets(labels, recipe.taught), *load_split("val"))
 
 
 def make_optimizer(recipe: Candidate, steps: int) -> keras.optimizers.Optimizer:
@@ -95,7 +102,7 @@ def frozen(trunk: keras.Model, data: Data, mirror: bool, folder: Path) -> Data:
     views = [_features(trunk, data.views[0], folder / "train.npy")]
     if mirror:
         views.append(_features(trunk, data.views[0][:, :, ::-1], folder / "mirrored.npy"))
-    return Data(views, data.labels, _features(trunk, data.val, folder / "val.npy"), data.val_labels)
+    return Data(views, data.targets, _features(trunk, data.val, folder / "val.npy"), data.val_labels)
 
 
 def _features(trunk: keras.Model, faces: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
@@ -109,25 +116,30 @@ def _features(trunk: keras.Model, faces: NDArray[np.float32], path: Path) -> NDA
     return features
 
 
-def class_weights(labels: NDArray[np.int64]) -> dict[int, float]:
+def class_weights(targets: NDArray[np.float32]) -> dict[int, float]:
     """Weights that give every expression the same say, in proportion to 1 / its count; their mean over faces is 1."""
-    counts = np.bincount(labels, minlength=len(EXPRESSIONS))
+    counts = np.bincount(
+        targets.argmax(axis=1), minlength=len(EXPRESSIONS)
+    )  # Keras takes a face for its likeliest, too
     present = counts > 0
-    return {i: float(len(labels) / (present.sum() * counts[i])) if present[i] else 0.0 for i in range(len(counts))}
+    return {i: float(len(targets) / (present.sum() * counts[i])) if present[i] else 0.0 for i in range(len(counts))}
 
 
-def train(name: str, recipe: Candidate, seed: int, max_minutes: float) -> None:
+def train(name: str, params: Params) -> None:
     """Fit the candidate and write its files; see the module's docstring."""
     started = time.monotonic()
-    data = Data([load_split("train")[0]], load_split("train")[1], *load_split("val"))
-    fingerprint = _fingerprint(recipe, seed)
+    recipe, seed = params.candidate(name), params.train.seed
+    data = load_data(recipe)
+    fingerprint = _fingerprint(recipe, seed, data)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
     model = trained = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
     if recipe.frozen_until:
         trunk, trained = split_at(model, recipe.frozen_until)
         data = frozen(trunk, data, recipe.augment.mirror, UNFINISHED / name / fingerprint[:12])
-    checkpoint = Checkpoint(UNFINISHED / name / "epochs.npz", fingerprint, make_callbacks(name, recipe), max_minutes)
+    checkpoint = Checkpoint(
+        UNFINISHED / name / "epochs.npz", fingerprint, make_callbacks(name, recipe), params.train.max_minutes
+    )
     if not checkpoint.epochs:
         checkpoint.seconds = time.monotonic() - started  # what frozen features took
     else:
@@ -167,16 +179,16 @@ def compile_for(model: keras.Model, recipe: Candidate, steps: int) -> None:
 
 def fit(model: keras.Model, data: Data, recipe: Candidate, seed: int, checkpoint: Checkpoint) -> None:
     """Run the epochs that are not yet done; afterwards `checkpoint` holds the log and the best weights."""
-    steps = steps_per_epoch(len(data.labels), recipe.batch)
+    steps = steps_per_epoch(len(data.targets), recipe.batch)
     compile_for(model, recipe, steps * recipe.epochs)
-    targets = np.eye(len(EXPRESSIONS), dtype=np.float32)[data.val_labels]
+    val_targets = np.eye(len(EXPRESSIONS), dtype=np.float32)[data.val_labels]
     model.fit(
-        training_batches(data.views, data.labels, recipe, seed, checkpoint.epochs),
+        training_batches(data.views, data.targets, recipe, seed, checkpoint.epochs),
         epochs=checkpoint.epochs if checkpoint.stopped else recipe.epochs,
         initial_epoch=checkpoint.epochs,
         steps_per_epoch=steps,
-        validation_data=tf.data.Dataset.from_tensor_slices((data.val, targets)).batch(VAL_BATCH).prefetch(2),
-        class_weight=class_weights(data.labels) if recipe.class_weights else None,
+        validation_data=tf.data.Dataset.from_tensor_slices((data.val, val_targets)).batch(VAL_BATCH).prefetch(2),
+        class_weight=class_weights(data.targets) if recipe.class_weights else None,
         callbacks=[*checkpoint.others, checkpoint],
         shuffle=False,  # the batches come shuffled
         verbose=VERBOSE,
@@ -199,15 +211,12 @@ def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpo
     record_timing(name, train_minutes=round(checkpoint.seconds / 60, 1), epoch_minutes=checkpoint.minutes)
 
 
-def _fingerprint(recipe: Candidate, seed: int) -> str:
+def _fingerprint(recipe: Candidate, seed: int, data: Data) -> str:
     """What a checkpoint must agree on to be continued: recipe, data, code and library."""
     parts = [recipe.model_dump_json(), str(seed), tf.__version__, keras.__version__]
-    files = [
-        *sorted(Path(__file__).parent.glob("*.py")),
-        *sorted(ARRAYS.glob("train*.npy")),
-        *sorted(ARRAYS.glob("val*.npy")),
-    ]
-    parts += [sha256(path) for path in files]
+    arrays = (*data.views, data.targets, data.val, data.val_labels)
+    parts += [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays]
+    parts += [sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -216,8 +225,7 @@ def main() -> None:
     """Train the candidate named on the command line."""
     if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one name
         raise UserError("usage: python -m tasks.train NAME, where NAME is a candidate of params.yaml")
-    params = load()
-    train(sys.argv[1], params.candidate(sys.argv[1]), params.train.seed, params.train.max_minutes)
+    train(sys.argv[1], load())
 
 
 if __name__ == "__main__":

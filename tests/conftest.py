@@ -26,6 +26,7 @@ CANDIDATES: dict[str, Any] = {
     "small": {
         "network": "vgg_like",
         "options": {"widths": [8, 16, 16]},
+        "labels": "arrays",
         "epochs": 2,
         "batch": 32,
         "precision": "float32",
@@ -36,6 +37,7 @@ CANDIDATES: dict[str, Any] = {
     "muon": {
         "network": "residual",
         "options": {"widths": [8, 8, 16, 16], "blocks": [1, 1, 1, 1]},
+        "labels": "arrays",
         "epochs": 4,
         "batch": 32,
         "precision": "bfloat16",
@@ -156,7 +158,7 @@ def make_workspace(folder: Path, rows: int = 300) -> Workspace:
         shutil.copy(ROOT / name, folder)
     write_made_csv(folder / "data" / "raw" / "made_faces.csv", rows, seed=3)
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["candidates"] = CANDIDATES
+    params |= {"candidates": CANDIDATES, "teachers": []}
     params["promote"] |= NO_BARS
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     workspace = Workspace(folder)

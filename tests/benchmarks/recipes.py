@@ -32,7 +32,6 @@ from tasks.calibration import calibrate, fit_temperature
 from tasks.checkpoint import Checkpoint
 from tasks.expressions import FACE_SIZE
 from tasks.params import Candidate, load
-from tasks.parse import load_split
 
 ADAM = {"name": "adam", "learning_rate": 0.002}
 SGD = {"name": "sgd", "learning_rate": 0.1, "options": {"momentum": 0.9, "nesterov": True, "global_clipnorm": 5.0}}
@@ -58,7 +57,7 @@ def measure(name: str, epochs: int, change: dict[str, Any]) -> dict[str, float]:
     keras.utils.set_random_seed(params.train.seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
     model = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
-    data = stage.Data([load_split("train")[0]], load_split("train")[1], *load_split("val"))
+    data = stage.load_data(recipe)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder) / name / "epochs.npz", "", [], params.train.max_minutes)
         stage.fit(model, data, recipe, params.train.seed, checkpoint)

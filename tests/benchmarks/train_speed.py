@@ -103,7 +103,7 @@ def fits(recipe: Candidate, images: int) -> tuple[dict[str, Turn], int]:
     views = [faces] * (2 if recipe.frozen_until and recipe.augment.mirror else 1)
 
     def ferflow(changed: Candidate, first_epoch: int = 0) -> Fit:
-        batches = training_batches(views, labels, changed, 7, first_epoch)
+        batches = training_batches(views, targets, changed, 7, first_epoch)
         return Fit(own, batches, batch=recipe.batch, images=images, shuffle=False)
 
     longer = recipe.model_copy(update={"epochs": LONGER * recipe.epochs})

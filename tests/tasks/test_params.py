@@ -39,6 +39,17 @@ def test_the_committed_file_is_right() -> None:
             "frozen features are of whole faces; neither",
         ),
         ("{until: 0.3, pixels: 32}", "{until: 0.7, pixels: 32}", "each of `sizes` must end after the one before it"),
+        (
+            "labels: arrays",
+            "labels: taught",
+            "candidates.modelo_01: `labels: taught` and the section `taught` go together",
+        ),
+        ("teachers: []", "teachers: [larg]", "teachers: no candidate 'larg'; did you mean 'large'?"),
+        (
+            "network: modelo_01\n    labels: arrays",
+            "network: modelo_01\n    labels: taught\n    taught: {by: [large], share: 0.5}",
+            "candidates.modelo_01.taught.by: 'large' is not in the list `teachers`",
+        ),
         ("seed: 7", "zzz: 7", "unknown key train.zzz; known: seed, max_minutes"),
         ("seed: 7", 'seed: "7"', "train.seed is '7'; it should be a valid integer"),
         ("seed: 7", "seed: -1", "train.seed is -1; it should be greater than or equal to 0"),

@@ -1,0 +1,83 @@
+"""Stage `teach`: what a trained candidate answers for the training faces, for others to learn from.
+
+    python -m tasks.teach large
+
+Distillation (Hinton et al. 2015, arXiv:1503.02531): people dispute a third of FER2013's labels, and a network that has seen all
+faces says of each what else it may be. Reads models/candidates/NAME/model.keras and data/arrays/, writes data/taught/NAME.npy:
+float32, (N, 7), the mean answer for a face and its mirror image.
+"""
+
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.backend import keras
+from tasks.errors import UserError, explained
+from tasks.expressions import EXPRESSIONS
+from tasks.files import replacing
+from tasks.params import Params, Taught, load
+from tasks.parse import load_split
+from tasks.paths import CANDIDATES, TAUGHT
+
+BATCH = 256
+
+
+def answers(model: keras.Model, faces: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean probabilities, float32, (N, 7), of faces, float32, (N, 48, 48, 1), and of their mirror images."""
+    views = (faces, faces[:, :, ::-1])
+    both = [model.predict(view, batch_size=BATCH, verbose=0) for view in views]
+    mean: NDArray[np.float32] = np.mean(both, axis=0, dtype=np.float32)
+    return mean
+
+
+def targets(labels: NDArray[np.int64], taught: Taught | None) -> NDArray[np.float32]:
+    """What a network shall answer for the training faces.
+
+    Args:
+        labels: of the faces, (N,).
+        taught: by whom, and how much of it; None: the labels alone.
+
+    Returns:
+        float32, (N, 7); each row adds up to 1.
+
+    Raises:
+        UserError: a teacher's answers are not there, or not for these faces.
+    """
+    given = np.eye(len(EXPRESSIONS), dtype=np.float32)[labels]
+    if taught is None:
+        return given
+    mean = np.mean([_load(name, len(labels)) for name in taught.by], axis=0, dtype=np.float32)
+    return np.float32(1 - taught.share) * given + np.float32(taught.share) * mean
+
+
+def _load(name: str, count: int) -> NDArray[np.float32]:
+    path = TAUGHT / f"{name}.npy"
+    if not path.exists():
+        raise UserError(f"no {path}; make it with: dvc repro teach@{name}")
+    taught: NDArray[np.float32] = np.load(path)
+    if taught.shape != (count, len(EXPRESSIONS)):
+        raise UserError(f"{path} is of other faces than data/arrays; make it anew with: dvc repro teach@{name}")
+    return taught
+
+
+def teach(name: str, params: Params) -> None:
+    """Write the candidate's answers."""
+    params.candidate(name)
+    path = CANDIDATES / name / "model.keras"
+    if not path.exists():
+        raise UserError(f"no {path}; train it with: dvc repro train@{name}")
+    with replacing(TAUGHT / f"{name}.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, answers(keras.saving.load_model(path, compile=False), load_split("train")[0]))
+
+
+@explained
+def main() -> None:
+    """Teach what the candidate named on the command line has learned."""
+    if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one name
+        raise UserError("usage: python -m tasks.teach NAME, where NAME is a candidate of params.yaml")
+    teach(sys.argv[1], load())
+
+
+if __name__ == "__main__":
+    main()

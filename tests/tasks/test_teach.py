@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from tasks.errors import UserError
+from tasks.params import Taught
+from tasks.teach import targets
+
+LABELS = np.array([3, 0])
+
+
+@pytest.fixture(autouse=True)
+def taught(tmp_path, monkeypatch):
+    """Two teachers' answers for two faces: one is sure of the first expression, one of nothing."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data/taught"
+    folder.mkdir(parents=True)
+    np.save(folder / "sure.npy", np.eye(7, dtype=np.float32)[[0, 0]])
+    np.save(folder / "unsure.npy", np.full((2, 7), 1 / 7, np.float32))
+    np.save(folder / "other.npy", np.full((3, 7), 1 / 7, np.float32))
+
+
+def test_without_teachers_the_labels_are_the_targets() -> None:
+    np.testing.assert_array_equal(targets(LABELS, None), np.eye(7, dtype=np.float32)[LABELS])
+
+
+def test_a_share_of_a_target_is_the_teachers_mean_answer() -> None:
+    found = targets(LABELS, Taught(by=["sure", "unsure"], share=0.6))
+    assert found.dtype == np.float32
+    mean = np.array([[4 / 7, *[1 / 14] * 6]] * 2)
+    np.testing.assert_allclose(found, 0.4 * np.eye(7)[LABELS] + 0.6 * mean, atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "words"),
+    [
+        ("absent", "no data/taught/absent.npy; make it with: dvc repro teach@absent"),
+        ("other", "data/taught/other.npy is of other faces than data/arrays; make it anew with: dvc repro teach@other"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(teacher: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        targets(LABELS, Taught(by=["sure", teacher], share=0.6))
+    assert str(error.value) == words
