@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Adam in place of Muon": {"optimizer": ADAM},
     "SGD in place of Muon": {"optimizer": SGD},
     "whole faces from the start": {"sizes": []},
-    "no label smoothing": {"label_smoothing": 0.0},
+    "the labels alone, smoothed; no teacher": {"labels": "arrays", "taught": None, "label_smoothing": 0.1},
     "mixup 0.2": {"mixup": 0.2},
     "class weights": {"class_weights": True},
     "only framing is augmented": {"augment": FRAMING},

@@ -366,3 +366,15 @@ def test_lines_are_told_and_time_has_an_end(tmp_path: Path) -> None:
     reason = run(tmp_path, ["stage"], lines.append, hours=1.5 / 3600)
     assert reason == f"took longer than retrain.stage_hours ({1.5 / 3600:g})"
     assert lines == ["epoch 1"]
+
+
+def test_those_who_teach_come_before_the_taught() -> None:
+    order = rebuild.stages(params.load(ROOT / "params.yaml"))
+    assert order[:2] == ["ingest", "parse"]
+    assert (
+        order.index("train@large")
+        < order.index("teach@large")
+        < order.index("train@small")
+        < order.index("evaluate@small")
+    )
+    assert len(order) == len(set(order))

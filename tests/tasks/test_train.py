@@ -120,7 +120,7 @@ def test_max_minutes_cuts_a_training_short_and_says_so(tmp_path: Path) -> None:
 
 
 def test_the_fast_recipe_learns_the_made_set(tmp_path: Path) -> None:
-    """In a quarter of a minute on two cores that do nothing else."""
+    """In half a minute on two cores that do nothing else."""
     rng = np.random.default_rng(0)
     labels = np.arange(2100) % 7
     faces = normalise(np.stack([draw_face(EXPRESSIONS[label], rng) for label in labels]))
