@@ -39,6 +39,7 @@ LINES = (
     Line("modelo_01", "plain", "modelo_01 as the tutorial trains it", "C7--"),
     Line("modelo_01", "own", "modelo_01, ferflow's engine", "C7-"),
     Line("large", "own", "large", "C0-"),
+    Line("small", "own", "small, once it has its teacher", "C1-"),
 )
 IMAGES, ROUNDS = 2048, 3  # of a measurement
 MARKS = (0.5, 0.6, 0.65, 0.68, 0.7)  # accuracies whose minute is printed
@@ -71,8 +72,8 @@ def main() -> None:
         accuracy = pd.read_csv(CANDIDATES / name / "history/plots/metrics/eval/accuracy.tsv", sep="\t")["accuracy"]
         best = accuracy.cummax().to_numpy()
         axes.plot(ends[: len(best)], best, style, label=label)
-        reached = [f"{mark:.0%} after {ends[(best >= mark).argmax()]:.0f}" for mark in MARKS if best[-1] >= mark]
-        print(f"{label}: {', '.join(reached)} minutes; {best[-1]:.1%} after {ends[len(best) - 1]:.0f}")
+        reached = [(mark, ends[(best >= mark).argmax()]) for mark in (*MARKS, best[-1]) if best[-1] >= mark]
+        print(f"{label}: {', '.join(f'{mark:.1%} after {minute:.0f}' for mark, minute in reached)} minutes")
     axes.set(xlabel="minutes of training on two CPU cores", ylabel="best accuracy on val so far", ylim=(0.2, 0.75))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
