@@ -25,10 +25,9 @@ class Edition(NamedTuple):
     folder: Path
     accuracy: float  # on test, at least
     bytes: float  # at most
-    unsteady: float = 0.0  # by how much fewer labels may stay than SAME says
 
 
-EDITIONS = {"champion": Edition(CHAMPION, 0.69, 20e6), "small": Edition(ROOT / SMALL, 0.69, 1e6, 0.03)}
+EDITIONS = {"champion": Edition(CHAMPION, 0.69, 20e6), "small": Edition(ROOT / SMALL, 0.69, 1e6)}
 SAME = {  # the share of faces whose label must stay
     "mirrored": 0.82,
     "darker": 0.9,
@@ -95,10 +94,10 @@ def test_it_is_calibrated(committed: champion.Champion, private_test) -> None:
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_leaves_an_expression_leaves_the_answer(edition, committed, private_test, name: str) -> None:
+def test_what_leaves_an_expression_leaves_the_answer(committed, private_test, name: str) -> None:
     faces = private_test[0][:1200]
     same = committed.predict(CHANGES[name](faces)).argmax(axis=1) == committed.predict(faces).argmax(axis=1)
-    assert same.mean() >= SAME[name] - edition.unsteady
+    assert same.mean() >= SAME[name]
 
 
 @pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
