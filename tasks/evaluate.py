@@ -9,7 +9,6 @@ The temperature is fitted on val. Nothing is chosen here: test is only reported.
 """
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from tasks import networks, scores
 from tasks.backend import keras
 from tasks.calibration import fit_temperature
 from tasks.charts import draw_confusion, draw_curves
-from tasks.errors import UserError, explained
+from tasks.errors import explained
 from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.files import replacing, write_json
 from tasks.images import write_sheet
-from tasks.params import Evaluate, load
+from tasks.params import Evaluate, named_candidate
 from tasks.parse import load_split
 from tasks.paths import CANDIDATES, INGESTED
 from tasks.timings import record_timing
@@ -113,15 +112,9 @@ def _draw_mistakes(probabilities: scores.Probabilities, labels: scores.Labels, c
 @explained
 def main() -> None:
     """Evaluate the candidate named on the command line."""
-    if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one name
-        raise UserError("usage: python -m tasks.evaluate NAME, where NAME is a candidate of params.yaml")
-    name, params = sys.argv[1], load()
-    params.candidate(name)
-    path = CANDIDATES / name / "model.keras"
-    if not path.exists():
-        raise UserError(f"no {path}; train it with: dvc repro train@{name}")
+    name, params = named_candidate("evaluate")
     folder = CANDIDATES / name / "evaluation"
-    measures = evaluate(name, keras.saving.load_model(path, compile=False), folder, params.evaluate)
+    measures = evaluate(name, networks.load_trained(name), folder, params.evaluate)
     write_json(folder / "metrics.json", measures)
     print(f"{name}: accuracy {measures['val']['accuracy']:.1%} on val, {measures['test']['accuracy']:.1%} on test")
 

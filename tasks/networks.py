@@ -17,7 +17,7 @@ from tasks.backend import keras, tf
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.files import replacing
-from tasks.paths import WEIGHTS
+from tasks.paths import CANDIDATES, WEIGHTS
 
 VGG16_MEAN = 117.3  # mean of ImageNet's three channel means (103.939, 116.779, 123.68): the mean grey of its photos
 
@@ -307,6 +307,14 @@ def multiply_adds(model: keras.Model) -> int:
         elif isinstance(layer, layers.Dense):
             total += int(tf.size(layer.kernel))
     return total
+
+
+def load_trained(candidate: str) -> keras.Model:
+    """The network that stage `train` has written for this candidate; UserError if there is none."""
+    path = CANDIDATES / candidate / "model.keras"
+    if not path.exists():
+        raise UserError(f"no {path}; train it with: dvc repro train@{candidate}")
+    return keras.saving.load_model(path, compile=False)
 
 
 def save(model: keras.Model, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Reading params.yaml: every knob has a name, a type and a range, and a mistake is told by name."""
 
 import difflib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -273,6 +274,19 @@ def load(path: Path = PARAMS) -> Params:
         # Unknown keys first: a misspelt one explains the missing one.
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         raise UserError(f"{path}: " + "; ".join(_describe(problem) for problem in problems[:3])) from error
+
+
+def named_candidate(stage: str) -> tuple[str, Params]:
+    """The candidate that the command line of such a stage names, and params.yaml.
+
+    Raises:
+        UserError: there is no such candidate, or not one word on the command line; or as `load`.
+    """
+    if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one name
+        raise UserError(f"usage: python -m tasks.{stage} NAME, where NAME is a candidate of params.yaml")
+    params = load()
+    params.candidate(sys.argv[1])
+    return sys.argv[1], params
 
 
 def load_label(options: Mapping[str, Any] = MappingProxyType({}), path: Path = PARAMS) -> Label:

@@ -7,18 +7,17 @@ faces says of each what else it may be. Reads models/candidates/NAME/model.keras
 float32, (N, 7), the mean answer for a face and its mirror image.
 """
 
-import sys
-
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import networks
 from tasks.backend import keras
 from tasks.errors import UserError, explained
 from tasks.expressions import EXPRESSIONS
 from tasks.files import replacing
-from tasks.params import Params, Taught, load
+from tasks.params import Taught, named_candidate
 from tasks.parse import load_split
-from tasks.paths import CANDIDATES, TAUGHT
+from tasks.paths import TAUGHT
 
 BATCH = 256
 
@@ -61,22 +60,13 @@ def _load(name: str, count: int) -> NDArray[np.float32]:
     return taught
 
 
-def teach(name: str, params: Params) -> None:
-    """Write the candidate's answers."""
-    params.candidate(name)
-    path = CANDIDATES / name / "model.keras"
-    if not path.exists():
-        raise UserError(f"no {path}; train it with: dvc repro train@{name}")
-    with replacing(TAUGHT / f"{name}.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, answers(keras.saving.load_model(path, compile=False), load_split("train")[0]))
-
-
 @explained
 def main() -> None:
     """Teach what the candidate named on the command line has learned."""
-    if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one name
-        raise UserError("usage: python -m tasks.teach NAME, where NAME is a candidate of params.yaml")
-    teach(sys.argv[1], load())
+    name, _ = named_candidate("teach")
+    taught = answers(networks.load_trained(name), load_split("train")[0])
+    with replacing(TAUGHT / f"{name}.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, taught)
 
 
 if __name__ == "__main__":

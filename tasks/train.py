@@ -25,7 +25,7 @@ from tasks.errors import UserError, explained
 from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.files import replacing, sha256, write_json
 from tasks.muon import ConvolutionMuon
-from tasks.params import Candidate, Params, load
+from tasks.params import Candidate, Params, named_candidate
 from tasks.parse import load_split
 from tasks.paths import CANDIDATES, UNFINISHED
 from tasks.teach import targets
@@ -118,9 +118,8 @@ def _features(trunk: keras.Model, faces: NDArray[np.float32], path: Path) -> NDA
 
 def class_weights(targets: NDArray[np.float32]) -> dict[int, float]:
     """Weights that give every expression the same say, in proportion to 1 / its count; their mean over faces is 1."""
-    counts = np.bincount(
-        targets.argmax(axis=1), minlength=len(EXPRESSIONS)
-    )  # Keras takes a face for its likeliest, too
+    likeliest = targets.argmax(axis=1)  # by which Keras, too, chooses a face's weight
+    counts = np.bincount(likeliest, minlength=len(EXPRESSIONS))
     present = counts > 0
     return {i: float(len(targets) / (present.sum() * counts[i])) if present[i] else 0.0 for i in range(len(counts))}
 
@@ -223,9 +222,7 @@ def _fingerprint(recipe: Candidate, seed: int, data: Data) -> str:
 @explained
 def main() -> None:
     """Train the candidate named on the command line."""
-    if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one name
-        raise UserError("usage: python -m tasks.train NAME, where NAME is a candidate of params.yaml")
-    train(sys.argv[1], load())
+    train(*named_candidate("train"))
 
 
 if __name__ == "__main__":

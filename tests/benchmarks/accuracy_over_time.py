@@ -64,7 +64,8 @@ def main() -> None:
     params = load()
     faces = len(load_split("train")[1])
     speeds = {
-        name: in_process(measure, params.candidate(name), IMAGES, ROUNDS)[0] for name in {line[0] for line in LINES}
+        name: in_process(measure, params.candidate(name), IMAGES, ROUNDS)[0]
+        for name in {line.candidate for line in LINES}
     }
     figure, axes = plt.subplots(figsize=(8, 4.5))
     for name, way, label, style in LINES:

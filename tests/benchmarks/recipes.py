@@ -22,13 +22,12 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from changes import CHANGES
-from sklearn.metrics import log_loss
 from train_speed import ROOT, in_process
 
-from tasks import networks
+from tasks import networks, scores
 from tasks import train as stage
 from tasks.backend import keras
-from tasks.calibration import calibrate, fit_temperature
+from tasks.calibration import fit_temperature
 from tasks.checkpoint import Checkpoint
 from tasks.expressions import FACE_SIZE
 from tasks.params import Candidate, load
@@ -69,14 +68,10 @@ def measure(name: str, epochs: int, change: dict[str, Any]) -> dict[str, float]:
 
     own, right = answers(data.val), data.val_labels
     both = own + answers(data.val[:, :, ::-1])
-    changed = [(answers(each(data.val)).argmax(axis=1) == right).mean() for each in CHANGES.values()]
-    recalls = [(own.argmax(axis=1)[right == label] == label).mean() for label in np.unique(right)]
-    return {
-        "accuracy": float((own.argmax(axis=1) == right).mean()),
-        "mirrored": float((both.argmax(axis=1) == right).mean()),
-        "log_loss": float(log_loss(right, calibrate(own, fit_temperature(own, right)))),
-        "changed": float(np.mean(changed)),
-        "lowest_recall": float(min(recalls)),
+    measures = scores.score(own, right, fit_temperature(own, right), params.evaluate.calibration_bins)
+    return measures | {
+        "mirrored": scores.accuracy(both, right),
+        "changed": float(np.mean([scores.accuracy(answers(each(data.val)), right) for each in CHANGES.values()])),
         "minutes": checkpoint.seconds / 60,
     }
 
@@ -97,7 +92,7 @@ def main() -> None:
     for recipe, change in VARIANTS.items():
         if recipe not in done:
             measured = in_process(measure, arguments.candidate, arguments.epochs, change)
-            line = {"recipe": recipe} | {name: f"{value:.4f}" for name, value in measured.items()}
+            line = {"recipe": recipe} | {name: f"{measured[name]:.4f}" for name in COLUMNS[1:]}
             with out.open("a") as file:
                 csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(line)
     print(pd.read_csv(out).to_string(index=False))
