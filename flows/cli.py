@@ -3,24 +3,19 @@
 import csv
 import os
 import sys
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from flows import champion as champions
-from flows.summary import counted, plain, show_run
+from flows import labelling
+from flows.summary import plain, show_run
 from tasks.errors import INTERRUPTED, UserError, explained
 from tasks.paths import CHAMPION, LEADERBOARD
-
-if TYPE_CHECKING:
-    from tasks.params import Label
-    from tasks.results import Outputs
 
 HELP = """Train facial-expression classifiers on FER2013 and label photographs with the best one.
 
@@ -34,13 +29,16 @@ HELP = """Train facial-expression classifiers on FER2013 and label photographs w
 
 4. `ferflow leaderboard` compares the candidates; `dvc metrics show` and `dvc plots show` say more.
 
-5. `ferflow label PHOTOS --out labels` finds the faces in photos and names their expressions.
+5. `ferflow label PHOTOS --out labels` finds the faces in photos and videos and names their expressions; `ferflow video` has the
+   options for videos.
 
-6. `ferflow collect labels` turns what you corrected there into rows to train on; `dvc repro` trains on them.
+6. `ferflow live` does so with what a camera sees, as it sees it.
 
-7. `ferflow champion` lists the champion's versions, compares two, goes back to one.
+7. `ferflow collect labels` turns what you corrected there into rows to train on; `dvc repro` trains on them.
 
-8. `ferflow serve` does all this by itself: labels what arrives, retrains at night, keeps the better champion.
+8. `ferflow champion` lists the champion's versions, compares two, goes back to one.
+
+9. `ferflow serve` does all this by itself: labels what arrives, retrains at night, keeps the better champion.
 
 `ferflow demo` shows all of it on drawn faces in a few minutes, without FER2013.
 """
@@ -106,104 +104,8 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def label(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE...", help="Folders, images, zips, lists of paths (.txt), 'patterns/**/*.jpg'."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for tables, report and pictures.")],
-    detector: Annotated[
-        Literal["yunet", "haar"] | None, typer.Option(help="yunet finds more and errs less; haar is the classic.")
-    ] = None,
-    whole: Annotated[
-        bool | None, typer.Option("--whole/--detect", help="Each image is a face cut out already (48x48 always is).")
-    ] = None,
-    mirror: Annotated[
-        bool | None, typer.Option(help="Average over each face and its mirror image: steadier, slower.")
-    ] = None,
-    min_confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Faces under it are marked for review.")
-    ] = None,
-    annotate: Annotated[bool | None, typer.Option(help="Copies of the photos with their faces marked.")] = None,
-    crops: Annotated[bool | None, typer.Option(help="The faces, 48x48, in a folder per expression.")] = None,
-    json_lines: Annotated[bool | None, typer.Option(help="labels.jsonl: a line of JSON an image.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; a result never depends on them.")] = None,
-    champion: Annotated[
-        Path, typer.Option(help="Folder of the model to label with; models/small has the small edition.")
-    ] = CHAMPION,
-) -> None:
-    """Find the faces in photos and name their expressions.
-
-    Writes report.html to look at, faces.csv (a row a face: box, expression, confidence, seven probabilities), images.csv (a row
-    an image: ok, no_face, or why it could not be read), both also as Parquet, and run.json.
-
-    A second run on the same output does only what is new or changed. Interrupt it when you like: the same command goes on.
-    Options left out are those of params.yaml (section label); pictures once asked for are kept up to date.
-
-    Examples: `ferflow label ~/Pictures --out labels`, `ferflow label party.zip --out party --annotate --crops`
-    """
-    from tasks.params import load_label
-    from tasks.results import Outputs
-
-    given = {"detector": detector, "whole": whole, "mirror": mirror, "min_confidence": min_confidence}
-    options = load_label({name: value for name, value in given.items() if value is not None})
-    show_run(_label(sources, out, options, champion, Outputs(annotate, crops, json_lines), workers), out)
-
-
-def _label(
-    sources: list[str], out: Path, options: "Label", champion: Path, outputs: "Outputs", workers: int | None = None
-) -> dict[str, Any]:
-    """Label with a progress bar; when interrupted, write what is known by then. Returns the content of run.json."""
-    from tasks.folder import Job
-    from tasks.params import load_drift
-    from tasks.quiet import quiet
-    from tasks.threads import cores
-
-    with closing(Job(sources, out, options, champion, outputs, load_drift())) as job, quiet(), _progress() as progress:
-        bar = progress.add_task("Labelling", total=job.pending, faces=0)
-        faces = 0
-        try:
-            for result in job.label(workers or cores()):
-                faces += len(result.faces)
-                progress.update(bar, advance=1, faces=faces)
-        except KeyboardInterrupt:
-            job.finish()
-            raise
-        bar = progress.add_task("Writing", total=job.total, faces=faces)
-        return job.finish(lambda: progress.advance(bar))
-
-
-def _progress() -> Progress:
-    """A bar with counts and the time left; nothing where the output is no terminal."""
-    counts = TextColumn("{task.completed:,.0f} of {task.total:,.0f} images, {task.fields[faces]:,} faces")
-    columns = TextColumn("{task.description:9}"), BarColumn(), counts, TimeRemainingColumn()
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-@app.command()
-def collect(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="An output folder of `ferflow label`.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The csv to write; else data/raw/extra/NAME.csv, of LABELS' name.")
-    ] = None,
-    table: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="A corrected copy of its faces.csv, read in its place.")
-    ] = None,
-) -> None:
-    """Turn corrected labels into rows to train on.
-
-    Correct in either way, or both: add a column `corrected` to faces.csv and name an expression in some rows (without that
-    column, changed labels count); or move pictures of crops/ (label with --crops) to another expression's folder.
-    Names may be English or Portuguese. The csv joins Training, never val or test. Labelling into that folder again is refused
-    while corrections lie there: collect them, then remove the table or crops/, and it makes new ones.
-
-    Examples: `ferflow collect labels`, `ferflow collect labels --table corrected.csv --out data/raw/extra/party.csv`
-    """
-    from tasks.collect import collect
-
-    path, counts = collect(labels, out, table)
-    print(f"{path}: {sum(counts.values()):,} faces to train on ({counted(counts)}). Next: dvc repro")
+for command in (labelling.label, labelling.video, labelling.live, labelling.collect):
+    app.command()(command)
 
 
 @app.command()
@@ -342,7 +244,7 @@ def _label_demo(photos: Path, out: Path, champion: Path) -> None:
     from tasks.params import Label
     from tasks.results import AS_BEFORE
 
-    show_run(_label([str(photos)], out, Label(), champion, AS_BEFORE), out)
+    show_run(labelling.label_with_bars([str(photos)], out, Label(), champion, AS_BEFORE), out)
 
 
 @explained

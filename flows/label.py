@@ -42,7 +42,7 @@ from tasks.drift import Reference, reference
 from tasks.errors import UserError, explaining
 from tasks.folder import Job
 from tasks.label import Labelled, Settings, label_images
-from tasks.params import load_drift, load_label
+from tasks.params import load_drift, load_footage, load_label
 from tasks.paths import CHAMPION
 from tasks.results import REPORT, Outputs
 from tasks.sources import ImageFile, NoImageError
@@ -88,7 +88,8 @@ def label_photos(
     try:
         label = load_label(options or {})
         outputs = Outputs(annotate, crops, json_lines)
-        with explaining(), closing(Job(sources, Path(out), label, Path(champion), outputs, load_drift())) as job:
+        drift, footage = load_drift(), load_footage()
+        with explaining(), closing(Job(sources, Path(out), label, Path(champion), outputs, drift, footage)) as job:
             run = run_shards(job, Path(out))
             show(run, Path(out), reference(job.champion.info))
             warn_of_drift(run, Path(out))
@@ -102,17 +103,23 @@ def label_photos(
 def run_shards(job: Job, out: Path) -> dict[str, Any]:
     """Label what is pending, and write the results; when interrupted, those of what is known by then."""
     sizes = shard_sizes(job.pending, cores())
+    pending = job.pending + job.pending_videos
     get_run_logger().info(
-        f"{job.total:,} images, {job.total - job.pending:,} known, {job.pending:,} to label in {len(sizes):,} shards"
+        f"{job.total:,} images, {job.total - pending:,} known, {job.pending:,} to label in {len(sizes):,} shards"
+        + (f", {job.pending_videos:,} videos to watch" if job.pending_videos else "")
     )
-    progress = create_progress_artifact(0.0 if sizes else 100.0, "label-progress", f"Labelling into {out}")
+    progress = create_progress_artifact(0.0 if pending else 100.0, "label-progress", f"Labelling into {out}")
     kept, done = results_folder(out), 0
     try:
         for shard, results in label_shards(job, sizes, kept):
             job.add(results)
             (kept / shard_key(shard, job.settings)).unlink(missing_ok=True)
             done += len(shard)
-            update_progress_artifact(cast("UUID", progress), 100 * done / job.pending)
+            update_progress_artifact(cast("UUID", progress), 100 * done / pending)
+        for file in job.videos():  # not in shards: each keeps all cores busy, and goes on where a killed run left it
+            job.watch(file, cores())
+            done += 1
+            update_progress_artifact(cast("UUID", progress), 100 * done / pending)
     except (KeyboardInterrupt, TerminationSignal):
         job.finish()
         raise

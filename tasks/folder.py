@@ -1,4 +1,4 @@
-"""Label a folder of photos from start to end: sources, store, engine, results. The command line and the flow call it."""
+"""Label a folder of photos and videos from start to end: sources, store, engines, results. Command line and flow call it."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,18 +7,28 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.label import Labelled, champion_of, label_images, make_settings
-from tasks.params import Drift, Label
+from tasks.errors import UserError
+from tasks.footage import How, People, Sighting, Watch, steadied
+from tasks.label import Labelled, champion_of, label_images, make_settings, refused
+from tasks.params import Drift, Footage, Label
 from tasks.paths import CHAMPION
+from tasks.photos import RefusedError
 from tasks.results import AS_BEFORE, Outputs, Run, refuse_corrected, write_results
-from tasks.sources import ImageFile, find_images
+from tasks.sources import ImageFile, NoImageError, find_images
 from tasks.store import Store
 from tasks.threads import cores
+from tasks.videos import ENDINGS as VIDEOS
+from tasks.videos import Video, read_video
 
 DRIFT = Drift()
+FOOTAGE = Footage()
 STORED_AT_ONCE = 64  # images; a kill loses no more than these
 
 Item = TypeVar("Item")
+
+
+def _quietly(_time: float, _seconds: float) -> None:
+    """For those who want no news of a video's progress."""
 
 
 class Job:
@@ -31,6 +41,8 @@ class Job:
         champion: folder of the model to label with.
         outputs: what to write beside tables and report.
         drift: from where on the labels count as drifted.
+        footage: how to look at videos.
+        only_videos: leave images out.
 
     Raises:
         UserError: a source is not there, no champion, or another run or a person's corrections hold the folder.
@@ -44,12 +56,17 @@ class Job:
         champion: Path = CHAMPION,
         outputs: Outputs = AS_BEFORE,
         drift: Drift = DRIFT,
+        footage: Footage = FOOTAGE,
+        only_videos: bool = False,
     ) -> None:
         files = find_images(sources, out)
+        if only_videos:
+            files = _videos(files, sources)
         files = chain([next(files)], files)  # a wrong source is told before anything is written
         refuse_corrected(out)
         self.settings = make_settings(options, champion)
         self.champion = champion_of(self.settings)
+        self.how = How(self.settings, footage)
         self._sources, self._out, self._outputs = list(sources), out, outputs.after(out)
         self._min_confidence, self._drift = options.min_confidence, drift
         self._started = time.monotonic()
@@ -58,6 +75,7 @@ class Job:
         try:
             self._store.set_source(files)
             self.pending = self._store.pending(self.settings.key)
+            self.pending_videos = self._store.pending(self.how.key, videos=True)
             self.total = self._store.total()
         except BaseException:
             self.close()
@@ -82,11 +100,61 @@ class Job:
             self.add(results)
             yield from results
 
-    def finish(self, progress: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Write tables, pictures, report and run.json of what is known by now; returns run.json's content."""
+    def videos(self) -> Iterator[ImageFile]:
+        """The videos still to be watched, in order."""
+        return self._store.next_pending(self.how.key, videos=True)
+
+    def watch(self, file: ImageFile, workers: int, progress: Callable[[float, float], None] = _quietly) -> Labelled:
+        """Watch a video from where it was left, keep its result, and return it.
+
+        `progress` is told the time that was come to and the video's length, both in seconds, after each segment.
+        """
+        started = time.monotonic()
+        try:
+            video = _header(file, self.settings.max_megapixels * 1e6)
+            problem = self._watch(file, video, workers, progress)
+        except UserError:
+            raise
+        except Exception as error:
+            result = refused(file, error)
+            self._store.add([result], self.how.key)
+        else:
+            people = People()
+            for sighting in self._steadied(file):
+                people.add(sighting)
+            status = "ok" if people.bands else "no_face"
+            milliseconds = round((time.monotonic() - started) * 1000, 1)
+            result = Labelled(
+                file, status, problem, video.format, video.width, video.height, milliseconds, people.faces()
+            )
+            self._store.finish_video(result, self._steadied(file), people.bands, self.how.key)
+        self._labelled += 1
+        return result
+
+    def _watch(self, file: ImageFile, video: Video, workers: int, progress: Callable[[float, float], None]) -> str:
+        """Keep what is seen of a video from where it was left, segment by segment; returns why a part of it is missing."""
+        done = self._store.watched(file, self.how.key)
+        watch = Watch(file.path, video, self.how, workers, self._store.sightings(file), done)
+        for segment in watch:
+            self._store.add_segment(file, segment, self.how.key)
+            progress(segment.time, video.seconds)
+        return watch.problem
+
+    def _steadied(self, file: ImageFile) -> Iterator[Sighting]:
+        return steadied(self._store.sightings(file), self.how.footage.smooth)
+
+    def finish(
+        self,
+        progress: Callable[[], None] = lambda: None,
+        copying: Callable[[ImageFile], Callable[[float, float], None]] = lambda _: _quietly,
+    ) -> dict[str, Any]:
+        """Write tables, pictures, report and run.json of what is known by now; returns run.json's content.
+
+        `progress` is called for each file; `copying` for a video before its annotated copy, and what it returns as in `watch`.
+        """
         run = Run(
             self._sources,
-            self.settings,
+            self.how,
             self.champion,
             self._min_confidence,
             self._outputs,
@@ -94,7 +162,7 @@ class Job:
             self._labelled,
             seconds=time.monotonic() - self._started,
         )
-        return write_results(self._store, self._out, run, cores(), progress)
+        return write_results(self._store, self._out, run, cores(), progress, copying)
 
 
 def label_folder(
@@ -104,12 +172,32 @@ def label_folder(
     champion: Path = CHAMPION,
     outputs: Outputs = AS_BEFORE,
     workers: int | None = None,
+    footage: Footage = FOOTAGE,
 ) -> dict[str, Any]:
     """Label sources into `out` without further ado; returns the content of run.json. Raises as Job."""
-    with closing(Job(sources, out, options or Label(), champion, outputs)) as job:
+    with closing(Job(sources, out, options or Label(), champion, outputs, footage=footage)) as job:
         for _ in job.label(workers or cores()):
             pass
+        for file in job.videos():
+            job.watch(file, workers or cores())
         return job.finish()
+
+
+def _videos(files: Iterable[ImageFile], sources: Sequence[str]) -> Iterator[ImageFile]:
+    """The videos among the files, at least one."""
+    found = False
+    for file in files:
+        if file.is_video:
+            found = True
+            yield file
+    if not found:
+        raise NoImageError(f"no video in {', '.join(sources)}; looked for {' '.join(VIDEOS)}")
+
+
+def _header(file: ImageFile, most_pixels: float) -> Video:
+    if file.member:
+        raise RefusedError("unsupported", "a video inside a zip archive; unpack it")
+    return read_video(file.path, most_pixels)
 
 
 def _in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

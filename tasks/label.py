@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,47 +170,77 @@ def find_faces(file: ImageFile, settings: Settings) -> _Found:
     started = time.perf_counter()
     try:
         found = _find_faces(file, settings)
-    except RefusedError as error:
-        found = _Found(Labelled(file, error.status, error.reason), NO_CROPS)
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        found = _Found(Labelled(file, "unreadable", reason, failure=error.errno or errno.EIO), NO_CROPS)
-    except MemoryError:
-        found = _Found(Labelled(file, "failed", "not enough memory", failure=errno.ENOMEM), NO_CROPS)
-    except Exception as error:  # a defect, here or in a library: a row tells of it, and the other images go on
-        found = _Found(Labelled(file, "failed", " ".join(f"{type(error).__name__}: {error}".split())), NO_CROPS)
+    except Exception as error:
+        found = _Found(refused(file, error), NO_CROPS)
     milliseconds = round((time.perf_counter() - started) * 1000, 1)
     return found._replace(result=found.result._replace(milliseconds=milliseconds))
+
+
+def refused(file: ImageFile, error: Exception) -> Labelled:
+    """What is known of a file that cannot be labelled for this error."""
+    match error:
+        case RefusedError():
+            return Labelled(file, error.status, error.reason)
+        case OSError():
+            reason = (error.strerror or type(error).__name__).lower()
+            return Labelled(file, "unreadable", reason, failure=error.errno or errno.EIO)
+        case MemoryError():
+            return Labelled(file, "failed", "not enough memory", failure=errno.ENOMEM)
+        case _:  # a defect, here or in a library: a row tells of it, and the other files go on
+            return Labelled(file, "failed", " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _find_faces(file: ImageFile, settings: Settings) -> _Found:
     content = file.read()
     header = read_header(content, settings.max_megapixels * 1e6)
     known = Labelled(file, "ok", "", header.format, header.width, header.height)
-    if settings.whole or (header.width, header.height) == (FACE_SIZE, FACE_SIZE):
-        image = decode(content, header, FACE_SIZE)
+    whole = settings.whole or (header.width, header.height) == (FACE_SIZE, FACE_SIZE)
+    cuts = look(partial(decode, content, header), header.width, settings, whole)
+    faces = tuple(Face(cut.box, (), *cut.pictures()) for cut in cuts)
+    crops = np.stack([cut.crop for cut in cuts]) if cuts else NO_CROPS
+    return _Found(known._replace(faces=faces, status="ok" if faces else "no_face"), crops)
+
+
+class Cut(NamedTuple):
+    """A face cut out of a picture."""
+
+    box: FaceBox  # rounded to px, of the upright original
+    crop: NDArray[np.uint8]  # grey, (48, 48): what the network sees
+    square: NDArray[np.uint8]  # BGR, (side, side, 3)
+
+    def pictures(self) -> tuple[bytes, bytes]:
+        """The crop as PNG, and a thumbnail as JPEG, THUMBNAIL px large; they take longer than the network."""
+        return encode(self.crop, ".png"), encode(scale_square(self.square, THUMBNAIL), ".jpg", THUMBNAIL_QUALITY)
+
+
+def look(view: Callable[[float], NDArray[np.uint8]], width: int, settings: Settings, whole: bool = False) -> list[Cut]:
+    """Find the faces in a picture, and cut them out.
+
+    Args:
+        view: makes the picture, BGR, uint8, (H, W, 3), so small that its longer side still has about as many px as asked for.
+        width: px, of the original.
+        settings: which detector.
+        whole: the picture is a face cut out already.
+    """
+    if whole:
+        image = view(FACE_SIZE)
         boxes = [_largest_square(image.shape[1], image.shape[0])]
         squares = [boxes[0][:3]]
     else:
         detector = thread_detector(settings.detector, settings.detector_options)
-        image = decode(content, header, detector.long_side)
+        image = view(detector.long_side)
         boxes = detector.detect(image)
         squares = [detector.framing.square(box) for box in boxes]
     if not boxes:
-        return _Found(known._replace(status="no_face"), NO_CROPS)
-    scale = header.width / image.shape[1]
+        return []
+    scale = width / image.shape[1]
     smallest = min(side for _, _, side in squares)
     if scale > 1 and smallest < FACE_SIZE:  # the network can use more than was decoded to find the faces
-        larger = decode(content, header, max(image.shape) * FACE_SIZE / smallest)
+        larger = view(max(image.shape) * FACE_SIZE / smallest)
         zoom = larger.shape[1] / image.shape[1]
         image, squares = larger, [(left * zoom, top * zoom, side * zoom) for left, top, side in squares]
     cut = [crop_square(image, *square, box.tilt) for square, box in zip(squares, boxes, strict=True)]
-    crops = np.stack([_network_input(square) for square in cut])
-    faces = tuple(
-        Face(_rounded(box, scale), (), encode(crop, ".png"), _thumbnail(square))
-        for box, crop, square in zip(boxes, crops, cut, strict=True)
-    )
-    return _Found(known._replace(faces=faces), crops)
+    return [Cut(_rounded(box, scale), _network_input(square), square) for box, square in zip(boxes, cut, strict=True)]
 
 
 _local = threading.local()
@@ -241,18 +271,19 @@ def _network_input(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return scale_square(cv2.cvtColor(square, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False))
 
 
-def _thumbnail(square: NDArray[np.uint8]) -> bytes:
-    return encode(scale_square(square, THUMBNAIL), ".jpg", THUMBNAIL_QUALITY)
-
-
 def _classify(found: list[_Found], champion: Champion, mirror: bool) -> list[Labelled]:
     """Give the faces of several images their probabilities."""
-    faces = normalise(np.concatenate([each.crops for each in found]))
+    rows = iter(classify(np.concatenate([each.crops for each in found]), champion, mirror))
+    return [
+        result._replace(faces=tuple(face._replace(probabilities=next(rows)) for face in result.faces))
+        for result, _ in found
+    ]
+
+
+def classify(crops: NDArray[np.uint8], champion: Champion, mirror: bool) -> list[tuple[float, ...]]:
+    """Seven probabilities, rounded to 4 places, of each of the crops, uint8, (N, 48, 48)."""
+    faces = normalise(crops)
     probabilities = champion.predict(faces).astype(np.float64)
     if mirror:
         probabilities = (probabilities + champion.predict(faces[:, :, ::-1])) / 2
-    rows = iter(probabilities.round(4).tolist())
-    return [
-        result._replace(faces=tuple(face._replace(probabilities=tuple(next(rows))) for face in result.faces))
-        for result, _ in found
-    ]
+    return [tuple(row) for row in probabilities.round(4).tolist()]

@@ -204,6 +204,15 @@ class Label(Section):
         return section.model_dump() | {"long_side": self.long_side}
 
 
+class Footage(Section):
+    """How videos are looked at. Has defaults for the same reason as Label."""
+
+    every: NonNegativeFloat = 0.2  # s between the frames that are looked at; 0: all frames
+    start: NonNegativeFloat = 0.0  # s
+    stop: PositiveFloat | None = None  # s
+    smooth: NonNegativeFloat = 0.4  # s, over which expressions are averaged (standard deviation of a Gaussian)
+
+
 class Drift(Section):
     """When labels have drifted from the champion's own; see tasks/drift.py. Has defaults for the same reason as Label."""
 
@@ -229,6 +238,7 @@ class Params(Section):
     promote: Promote
     gate: Gate = Gate()
     label: Label = Label()
+    video: Footage = Footage()
     drift: Drift = Drift()
     retrain: Retrain = Retrain()
 
@@ -304,6 +314,11 @@ def load_label(options: Mapping[str, Any] = MappingProxyType({}), path: Path = P
     except ValidationError as error:
         problems = [problem | {"loc": ("label", *problem["loc"])} for problem in error.errors()]
         raise UserError("; ".join(map(_describe, problems))) from error
+
+
+def load_footage(path: Path = PARAMS) -> Footage:
+    """The section `video`, or its defaults where there is no params.yaml; UserError as `load`."""
+    return load(path).video if path.exists() else Footage()
 
 
 def load_drift(path: Path = PARAMS) -> Drift:

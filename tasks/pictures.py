@@ -6,7 +6,7 @@ is out of date. A crop's name ends with the network's label, too: in the folder 
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +25,15 @@ ANNOTATED = "annotated"
 CROPS = "crops"
 LONG_SIDE = 1600  # px, of an annotated copy at most
 SHOWN_BY_BROWSERS = frozenset(("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "AVIF"))
+PLAYED_BY_BROWSERS = frozenset(("H264", "VP8", "VP9", "AV1"))
+PLAYED_ENDINGS = (".mp4", ".m4v", ".mov", ".webm")
 LONGEST_STEM = 80  # characters of the photo's name in the picture's
 
 
 def annotated_name(result: Labelled) -> str:
     """The path of the annotated copy, relative to the output folder."""
     drawn = repr([(face.box, face.label, face.confidence) for face in result.faces])
-    return f"{ANNOTATED}/{_stem(result)}-{_checksum(result, drawn)}.jpg"
+    return f"{ANNOTATED}/{_stem(result)}-{_checksum(result, drawn)}{'.mp4' if result.file.is_video else '.jpg'}"
 
 
 def crop_names(result: Labelled) -> list[str]:
@@ -64,24 +66,35 @@ def _checksum(result: Labelled, content: str) -> str:
 
 
 def viewable(result: Labelled) -> bool:
-    """Whether a browser can show the photo itself: it lies in a file of its own, in a form that browsers know."""
+    """Whether a browser can show the photo or video itself: it lies in a file of its own, in a form that browsers know."""
+    if result.file.is_video:
+        return result.format in PLAYED_BY_BROWSERS and result.file.path.lower().endswith(PLAYED_ENDINGS)
     return not result.file.member and result.format in SHOWN_BY_BROWSERS
 
 
-def write_pictures(results: Iterable[Labelled], out: Path, annotated: bool, crops: bool, workers: int) -> None:
+def write_pictures(
+    results: Iterable[Labelled],
+    out: Path,
+    annotated: bool,
+    crops: bool,
+    workers: int,
+    copy_video: Callable[[Labelled, Path], None],
+) -> None:
     """Write the pictures that are not there yet, on threads, then remove those out of date.
 
-    Without `annotated`, only photos that a browser cannot show get a copy: the report opens it.
+    Without `annotated`, only photos that a browser cannot show get a copy: the report opens it. `copy_video` writes a video's.
     """
     expected: set[str] = set()
 
     def missing() -> Iterator[tuple[Labelled, list[str]]]:
         for result in results:
             names = crop_names(result) if crops else []
-            if result.faces and (annotated or not viewable(result)):
+            if result.faces and (annotated or not (viewable(result) or result.file.is_video)):
                 names.append(annotated_name(result))
             expected.update(names)
             if absent := [name for name in names if not (out / name).exists()]:
+                if result.file.is_video and absent[-1] == annotated_name(result):
+                    copy_video(result, out / absent.pop())
                 yield result, absent
 
     for _ in in_order(partial(_write_missing, out=out), missing(), workers):
@@ -128,12 +141,12 @@ def annotate(image: NDArray[np.uint8], result: Labelled) -> NDArray[np.uint8]:
     for face in result.faces:
         left, top, width, height = (value * shrunk for value in face.box[:4])
         box = FaceBox(left, top, width, height, face.box.score)
-        _mark(image, box, f"{face.label} {face.confidence:.0%}", COLOURS[face.label])
+        mark(image, box, f"{face.label} {face.confidence:.0%}", COLOURS[face.label])
     return image
 
 
-def _mark(image: NDArray[np.uint8], box: FaceBox, text: str, colour: str) -> None:
-    """Draw a box and, on a bar of its colour above it (inside it at the image's upper edge), the text."""
+def mark(image: NDArray[np.uint8], box: FaceBox, text: str, colour: str) -> None:
+    """Draw, into the image, a box and, on a bar of its colour above it (inside it at the image's upper edge), the text."""
     import cv2
 
     bgr = tuple(bytes.fromhex(colour[1:]))[::-1]

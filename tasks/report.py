@@ -15,9 +15,18 @@ from typing import Any, NamedTuple
 
 from tasks.expressions import COLOURS, EXPRESSIONS, PORTUGUESE
 from tasks.files import replacing
+from tasks.footage import Band
 
 PARTS = Path(__file__).parent / "page"
-SCRIPTS = ("gallery.js", "dialog.js", "page.js")  # in this order: the last one starts the page
+SCRIPTS = (
+    "common.js",
+    "gallery.js",
+    "timeline.js",
+    "dialog.js",
+    "page.js",
+)  # in this order: the last one starts the page
+WHOLE = 10_000  # probabilities are integers in ten-thousandths
+KEY_FRAME = 0.5  # s that a band lasts at least to have its picture in the page
 LABELS_IN_PORTUGUESE = {
     name.capitalize(): word.capitalize() for name, word in zip(EXPRESSIONS, PORTUGUESE, strict=True)
 }
@@ -37,7 +46,7 @@ class ReportFace(NamedTuple):
 
 
 class ReportImage(NamedTuple):
-    """One image that has at least one face."""
+    """One image or video that has at least one face."""
 
     name: str  # text to show
     href: str  # URL relative to the page, or a file URL; percent-encoded; "" if there is no picture to open
@@ -45,6 +54,7 @@ class ReportImage(NamedTuple):
     width: int  # px, upright original
     height: int
     faces: tuple[ReportFace, ...]
+    bands: tuple[Band, ...] | None = None  # of a video
 
 
 def write_report(path: Path, run: dict[str, Any], images: Iterable[ReportImage]) -> None:
@@ -72,44 +82,53 @@ def write_report(path: Path, run: dict[str, Any], images: Iterable[ReportImage])
 
 def _template(run: dict[str, Any]) -> tuple[str, str]:
     """The page up to the faces, and from there to its end."""
-    style = _part("page.css")
-    script = "\n".join(['"use strict";', *(_part(name) for name in SCRIPTS)])
+    style = part("page.css")
+    script = "\n".join(map(part, SCRIPTS))
     known = {
         "run": run,
         "expressions": EXPRESSIONS,
         "colours": [COLOURS[name] for name in EXPRESSIONS],
-        "portuguese": json.loads(_part("portuguese.json")) | LABELS_IN_PORTUGUESE,
+        "portuguese": json.loads(part("portuguese.json")) | LABELS_IN_PORTUGUESE,
     }
     parts = {
         "style": style,
-        "style_checksum": _checksum(style),
+        "style_checksum": checksum(style),
         "script": script,
-        "script_checksum": _checksum(script),
+        "script_checksum": checksum(script),
         "run": _json(known),
     }
-    before, _, after = _part("page.html").partition("{{images}}")
+    before, _, after = part("page.html").partition("{{images}}")
     # In one pass, so that braces in what is put in stay as they are.
     return tuple(re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], half) for half in (before, after))  # type: ignore[return-value]
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """A file of tasks/page/."""
     return (PARTS / name).read_text(encoding="utf-8")
 
 
-def _checksum(text: str) -> str:
+def checksum(text: str) -> str:
     """What a Content-Security-Policy calls an inline style or script that may run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _row(image: ReportImage) -> list[Any]:
     """An image as page.js reads it: lists, boxes to a tenth of a px, probabilities in ten-thousandths."""
-    return [image.name, image.href, int(image.marked), image.width, image.height, [_face(face) for face in image.faces]]
+    row = [image.name, image.href, int(image.marked), image.width, image.height, [_face(face) for face in image.faces]]
+    return row if image.bands is None else [*row, [_band(band) for band in image.bands]]
+
+
+def _band(band: Band) -> list[Any]:
+    picture = base64.b64encode(band.thumbnail if band.end - band.start >= KEY_FRAME else b"").decode()
+    return [
+        band.track, EXPRESSIONS.index(band.label), band.start, band.end, round(band.confidence * WHOLE), picture,
+    ]  # fmt: skip
 
 
 def _face(face: ReportFace) -> list[Any]:
     box = [round(float(length), 1) for length in (face.x, face.y, face.width, face.height)]
     picture = base64.b64encode(face.thumbnail).decode()
-    return [face.number, *box, int(face.review), picture, *(round(p * 10_000) for p in face.probabilities)]
+    return [face.number, *box, int(face.review), picture, *(round(p * WHOLE) for p in face.probabilities)]
 
 
 def _json(content: Any) -> str:

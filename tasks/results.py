@@ -1,6 +1,7 @@
 """What labelling leaves for people: tables, pictures, the report and run.json, all made from the store.
 
-faces.parquet/.csv have a row a face, images.parquet/.csv a row an image, labels.jsonl a line an image. Each file is replaced
+faces.parquet/.csv have a row a face (of a video: a track), images.parquet/.csv a row a file, frames.parquet/.csv a row a face
+in a video's frame, labels.jsonl a line a file. Each file is replaced
 in one step, by the same bytes however often the labelling was interrupted (but for the milliseconds of each image).
 """
 
@@ -18,13 +19,16 @@ from urllib.parse import quote
 
 from tasks import drift
 from tasks.champion import Champion
+from tasks.copies import write_copy
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.files import replacing, write_json
+from tasks.footage import How
 from tasks.label import Labelled, Settings
 from tasks.params import Drift
 from tasks.pictures import CROPS, annotated_name, moved_crops, viewable, write_pictures
 from tasks.report import ReportFace, ReportImage, write_report
+from tasks.sources import ImageFile
 from tasks.store import Store
 
 RUN = "run.json"
@@ -39,6 +43,10 @@ FACE_COLUMNS = {
     "path": TEXT, "face": INTEGER, "x": INTEGER, "y": INTEGER, "width": INTEGER, "height": INTEGER, "score": NUMBER,
     "label": TEXT, "confidence": NUMBER, **dict.fromkeys(EXPRESSIONS, NUMBER), "review": FLAG,
     "champion": TEXT, "trained_on": TEXT, "detector": TEXT,
+}  # fmt: skip
+FRAME_COLUMNS = {  # time: s from the beginning; frame: from 0; track: the number of the face in faces.csv
+    "path": TEXT, "time": NUMBER, "frame": INTEGER, "track": INTEGER,
+    **{name: FACE_COLUMNS[name] for name in ("x", "y", "width", "height", "score", "label", "confidence", *EXPRESSIONS)},
 }  # fmt: skip
 IMAGE_COLUMNS = {
     "path": TEXT, "status": TEXT, "reason": TEXT, "format": TEXT, "width": INTEGER, "height": INTEGER,
@@ -71,13 +79,23 @@ class Run(NamedTuple):
     """What the results say of the run itself."""
 
     sources: list[str]
-    settings: Settings
+    how: How
     champion: Champion
     min_confidence: float
     outputs: Outputs
     drift: Drift  # limits
-    labelled: int  # images, by this run
+    labelled: int  # images and videos, by this run
     seconds: float
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the photos; what videos are looked at with begins with them."""
+        return self.how.settings
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Of what images and videos are labelled with."""
+        return self.settings.key, self.how.key
 
 
 class Counts:
@@ -124,22 +142,32 @@ def refuse_corrected(out: Path) -> None:
             )
 
 
-def write_results(store: Store, out: Path, run: Run, workers: int, progress: Callable[[], None]) -> dict[str, Any]:
-    """Write everything; `progress` is called for each image, before its pictures. Returns the content of run.json."""
+def write_results(
+    store: Store,
+    out: Path,
+    run: Run,
+    workers: int,
+    progress: Callable[[], None],
+    copying: Callable[[ImageFile], Callable[[float, float], None]],
+) -> dict[str, Any]:
+    """Write everything; `progress` and `copying` are called as by Job.finish. Returns the content of run.json."""
 
     refuse_corrected(out)  # again: labelling takes hours, and people sort crops meanwhile
-    key = run.settings.key
 
     def counted() -> Iterator[Labelled]:
-        for result in store.results(key):
+        for result in store.results(*run.keys):
             progress()
             yield result
 
-    write_pictures(counted(), out, bool(run.outputs.annotated), bool(run.outputs.crops), workers)
-    counts = write_tables(store.results(key), out, run)
+    def copy_video(result: Labelled, path: Path) -> None:
+        write_copy(result.file.path, run.how.footage, store.sightings(result.file), path, copying(result.file))
+
+    write_pictures(counted(), out, bool(run.outputs.annotated), bool(run.outputs.crops), workers, copy_video)
+    counts = write_tables(store.results(*run.keys), out, run)
+    write_frames(store, out, run)
     content = describe(run, counts, store.total())
     step = -(-content["faces"]["total"] // REPORT_FACES) or 1
-    write_report(out / REPORT, content, _every(step, store.results(key), out, run))
+    write_report(out / REPORT, content, _every(step, store, out, run))
     write_json(out / RUN, content)
     return content
 
@@ -164,6 +192,20 @@ def write_tables(results: Iterable[Labelled], out: Path, run: Run) -> Counts:
     if not run.outputs.json_lines:
         (out / JSON_LINES).unlink(missing_ok=True)
     return counts
+
+
+def write_frames(store: Store, out: Path, run: Run) -> None:
+    """Write the table of the faces in the videos' frames, in both forms; none if there is no video."""
+    videos = [result for result in store.results(*run.keys) if result.file.is_video]
+    if not videos:
+        for ending in (".csv", ".parquet"):
+            (out / f"frames{ending}").unlink(missing_ok=True)
+        return
+    with _table(out / "frames", FRAME_COLUMNS) as add:
+        for result in videos:
+            path = shown(result.file.shown)
+            for number, time, track, face in store.sightings(result.file):
+                add((path, time, number, track, *face.box[:-1], face.label, face.confidence, *face.probabilities))
 
 
 def face_rows(result: Labelled, run: Run) -> list[Row]:
@@ -264,6 +306,7 @@ def describe(run: Run, counts: Counts, total: int) -> dict[str, Any]:
             "whole": run.settings.whole,
             "mirror": run.settings.mirror,
             "max_megapixels": run.settings.max_megapixels,
+            "video": run.how.footage.model_dump(),
         },
         "min_confidence": run.min_confidence,
         "outputs": run.outputs._asdict(),
@@ -286,12 +329,13 @@ def describe(run: Run, counts: Counts, total: int) -> dict[str, Any]:
     }
 
 
-def _every(step: int, results: Iterable[Labelled], out: Path, run: Run) -> Iterator[ReportImage]:
+def _every(step: int, store: Store, out: Path, run: Run) -> Iterator[ReportImage]:
     """Every step-th image that has faces, as the report shows it."""
-    with_faces = (result for result in results if result.faces)
+    with_faces = (result for result in store.results(*run.keys) if result.faces)
     for place, result in enumerate(with_faces):
         if place % step == 0:
-            yield _report_image(result, out, run)
+            image = _report_image(result, out, run)
+            yield image._replace(bands=tuple(store.bands(result.file))) if result.file.is_video else image
 
 
 def _report_image(result: Labelled, out: Path, run: Run) -> ReportImage:

@@ -1,4 +1,4 @@
-"""What to label: the images in folders, zip archives and text lists, found one after the other and read one at a time.
+"""What to label: the images and videos in folders, zip archives and text lists, found one after the other and read one at a time.
 
 Nothing here stops at a file that cannot be read: it is found like any other, and reading it says why.
 """
@@ -21,10 +21,12 @@ from typing import NamedTuple
 
 from tasks.errors import UserError
 from tasks.photos import RefusedError
+from tasks.videos import ENDINGS as VIDEOS
 
 ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm",
     ".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw",  # these cannot be read: their rows say so
+    *VIDEOS,
 )  # fmt: skip
 LISTS = (".txt", ".lst")
 STORE = ".ferflow.sqlite"  # the folder that holds this file is an output folder; see tasks/store.py
@@ -39,7 +41,7 @@ class NoImageError(UserError):
 
 
 class ImageFile(NamedTuple):
-    """A file, or a member of a zip archive, that may be an image."""
+    """A file, or a member of a zip archive, that may be an image or a video."""
 
     shown: str  # the path for people: the source as given, and what is below it; not always UTF-8 (surrogateescape)
     path: str  # absolute, of the file or of the archive
@@ -51,6 +53,11 @@ class ImageFile(NamedTuple):
     def key(self) -> str:
         """Identifies the image in an output folder."""
         return f"{self.path}\0{self.member}" if self.member else self.path
+
+    @property
+    def is_video(self) -> bool:
+        """Whether its name says so."""
+        return (self.member or self.path).lower().endswith(VIDEOS)
 
     def read(self) -> bytes:
         """The file's content, of at most MOST_BYTES. Safe on several threads, also for members of one archive.

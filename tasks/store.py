@@ -13,26 +13,39 @@ from pathlib import Path
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.faces import FaceBox
+from tasks.footage import Band, Segment, Sighting
 from tasks.label import Face, Labelled
 from tasks.sources import STORE, ImageFile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+PROBABILITIES = ", ".join(f"{name} REAL" for name in EXPRESSIONS)
+TABLES = ("images", "faces", "watched", "sightings", "bands")  # what is known, by a file's key
 SCHEMA = f"""
 CREATE TABLE source (  -- the images of the latest run, in their order
-    position INTEGER PRIMARY KEY, key BLOB UNIQUE, shown BLOB, path BLOB, member BLOB, size INTEGER, stamp INTEGER);
+    position INTEGER PRIMARY KEY, key BLOB UNIQUE, shown BLOB, path BLOB, member BLOB, size INTEGER, stamp INTEGER,
+    video INTEGER);
 CREATE TABLE images (  -- settings: empty if the next run should try again
     key BLOB PRIMARY KEY, size INTEGER, stamp INTEGER, settings TEXT, status TEXT, reason TEXT, format TEXT,
     width INTEGER, height INTEGER, milliseconds REAL);
 CREATE TABLE faces (
     key BLOB, face INTEGER, x INTEGER, y INTEGER, width INTEGER, height INTEGER, score REAL,
-    {", ".join(f"{name} REAL" for name in EXPRESSIONS)}, crop BLOB, thumbnail BLOB, PRIMARY KEY (key, face));
+    {PROBABILITIES}, crop BLOB, thumbnail BLOB, PRIMARY KEY (key, face));
+CREATE TABLE watched (  -- videos that are not yet watched to their end: up to which time they are
+    key BLOB PRIMARY KEY, size INTEGER, stamp INTEGER, settings TEXT, time REAL);
+CREATE TABLE sightings (  -- faces in the frames of videos, smoothed and without pictures once the video is watched to its end
+    key BLOB, number INTEGER, time REAL, track INTEGER, x INTEGER, y INTEGER, width INTEGER, height INTEGER, score REAL,
+    {PROBABILITIES}, crop BLOB, thumbnail BLOB);
+CREATE INDEX sightings_of ON sightings (key);
+CREATE TABLE bands (
+    key BLOB, track INTEGER, label TEXT, start REAL, end REAL, confidence REAL, thumbnail BLOB);
+CREATE INDEX bands_of ON bands (key);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 SOURCE = "SELECT shown, path, member, source.size, source.stamp"
 UNFINISHED = """
     FROM source LEFT JOIN images ON images.key = source.key
         AND images.size = source.size AND images.stamp = source.stamp AND images.settings = ?
-    WHERE images.key IS NULL"""
+    WHERE video = ? AND images.key IS NULL"""
 ROWS_AT_ONCE = 500
 
 
@@ -79,28 +92,28 @@ class Store:
         with self._explained(), self._transaction():
             self._connection.execute("DELETE FROM source")
             self._connection.executemany(
-                "INSERT OR IGNORE INTO source (key, shown, path, member, size, stamp) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO source (key, shown, path, member, size, stamp, video) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    (*map(os.fsencode, (file.key, file.shown, file.path, file.member)), file.size, file.stamp)
+                    (*map(os.fsencode, (file.key, file.shown, file.path, file.member)), *file[3:], file.is_video)
                     for file in files
                 ),
             )
-            for table in ("images", "faces"):
+            for table in TABLES:
                 self._connection.execute(f"DELETE FROM {table} WHERE key NOT IN (SELECT key FROM source)")
 
     def total(self) -> int:
         """How many images the source has."""
         return self._value("SELECT count(*) FROM source")
 
-    def pending(self, settings: str) -> int:
-        """How many images are new, changed, or were labelled with other settings."""
-        return self._value(f"SELECT count(*) {UNFINISHED}", settings)
+    def pending(self, settings: str, videos: bool = False) -> int:
+        """How many images (or videos) are new, changed, or were labelled with other settings."""
+        return self._value(f"SELECT count(*) {UNFINISHED}", settings, videos)
 
-    def next_pending(self, settings: str) -> Iterator[ImageFile]:
-        """The images that `pending` counts, in order. Results may be added meanwhile."""
+    def next_pending(self, settings: str, videos: bool = False) -> Iterator[ImageFile]:
+        """Those that `pending` counts, in order. Results may be added meanwhile."""
         query = f"{SOURCE}, position {UNFINISHED} AND position > ? ORDER BY position LIMIT {ROWS_AT_ONCE}"
         last = 0
-        while rows := self._connection.execute(query, (settings, last)).fetchall():
+        while rows := self._connection.execute(query, (settings, videos, last)).fetchall():
             for row in rows:
                 yield _file(row)
             last = rows[-1][-1]
@@ -126,9 +139,9 @@ class Store:
             ),
         )
 
-    def results(self, settings: str) -> Iterator[Labelled]:
+    def results(self, *settings: str) -> Iterator[Labelled]:
         """What is known of the source's images under these settings, in order; images still pending are left out."""
-        return self._results("AND images.settings IN (?, '')", settings)
+        return self._results(f"AND images.settings IN ({', '.join('?' * len(settings))}, '')", *settings)
 
     def known(self) -> Iterator[Labelled]:
         """What is known of the source's images under whatever settings, in order."""
@@ -149,6 +162,89 @@ class Store:
         rows = self._connection.execute("SELECT * FROM faces WHERE key = ? ORDER BY face", (key,))
         return tuple(Face(FaceBox(*row[2:7]), row[7:-2], *row[-2:]) for row in rows)
 
+    # Videos: what is seen of them is added a segment at a time, and becomes a result at the end.
+
+    def watched(self, file: ImageFile, settings: str) -> float | None:
+        """The time up to which a video is watched under these settings; None, and nothing of it is kept, if it is not."""
+        key = os.fsencode(file.key)
+        with self._explained(), self._transaction():
+            row = self._connection.execute(
+                "SELECT time FROM watched WHERE key = ? AND size = ? AND stamp = ? AND settings = ?",
+                (key, file.size, file.stamp, settings),
+            ).fetchone()
+            if row is None:
+                self._connection.execute("DELETE FROM sightings WHERE key = ?", (key,))
+            return row and float(row[0])
+
+    def add_segment(self, file: ImageFile, segment: Segment, settings: str) -> None:
+        """Keep the next frames of a video."""
+        key = os.fsencode(file.key)
+        with self._explained(), self._transaction():
+            self._add_sightings(key, segment.sightings)
+            self._connection.execute(
+                "REPLACE INTO watched VALUES (?, ?, ?, ?, ?)", (key, file.size, file.stamp, settings, segment.time)
+            )
+
+    def sightings(self, file: ImageFile) -> Iterator[Sighting]:
+        """The faces in a video's frames, in the order in which they were added; what is added meanwhile is left out."""
+        key = os.fsencode(file.key)
+        last, end = 0, self._value("SELECT coalesce(max(rowid), 0) FROM sightings")
+        query = "SELECT rowid, * FROM sightings WHERE key = ? AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
+        while rows := self._connection.execute(query, (key, last, end, ROWS_AT_ONCE)).fetchall():
+            for _, _, number, time, track, x, y, width, height, score, *probabilities, crop, thumbnail in rows:
+                box = FaceBox(x, y, width, height, score)
+                yield Sighting(number, time, track, Face(box, tuple(probabilities), crop, thumbnail))
+            last = rows[-1][0]
+
+    def bands(self, file: ImageFile) -> list[Band]:
+        """What a video's tracks show, stretch by stretch."""
+        rows = self._connection.execute(
+            "SELECT track, label, start, end, confidence, thumbnail FROM bands WHERE key = ? ORDER BY rowid",
+            (os.fsencode(file.key),),
+        )
+        return [
+            Band(track, label, start, end, confidence, 0, thumbnail)
+            for track, label, start, end, confidence, thumbnail in rows
+        ]
+
+    def finish_video(
+        self, result: Labelled, steadied: Iterable[Sighting], bands: Iterable[Band], settings: str
+    ) -> None:
+        """Make what was seen of a video its result; all or nothing.
+
+        Args:
+            result: of the video, a face a track.
+            steadied: all sightings once more; may be made of `sightings` as it goes.
+            bands: of the tracks.
+            settings: of the result.
+        """
+        key = os.fsencode(result.file.key)
+        with self._explained(), self._transaction():
+            last = self._value("SELECT coalesce(max(rowid), 0) FROM sightings")
+            self._add_sightings(
+                key, (each._replace(face=each.face._replace(crop=b"", thumbnail=b"")) for each in steadied)
+            )
+            self._connection.execute("DELETE FROM sightings WHERE key = ? AND rowid <= ?", (key, last))
+            self._connection.execute("DELETE FROM watched WHERE key = ?", (key,))
+            self._connection.execute("DELETE FROM bands WHERE key = ?", (key,))
+            self._connection.executemany(
+                "INSERT INTO bands VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (key, band.track, band.label, band.start, band.end, band.confidence, band.thumbnail)
+                    for band in bands
+                ),
+            )
+            self._add(result, settings if result.failure is None else "")
+
+    def _add_sightings(self, key: bytes, sightings: Iterable[Sighting]) -> None:
+        self._connection.executemany(
+            f"INSERT INTO sightings VALUES ({', '.join('?' * (11 + len(EXPRESSIONS)))})",
+            (
+                (key, number, time, track, *face.box[:-1], *face.probabilities, face.crop, face.thumbnail)
+                for number, time, track, face in sightings
+            ),
+        )
+
     def _start_anew(self) -> None:
         """Lay out the tables in place of those of another version.
 
@@ -156,12 +252,12 @@ class Store:
         them, for the faces' pixels: so a run refuses corrections before it comes here (tasks.results.refuse_corrected), and
         `ferflow collect` keeps the store.
         """
-        for table in ("source", "images", "faces"):
+        for table in ("source", *TABLES):
             self._connection.execute(f"DROP TABLE IF EXISTS {table}")
         for statement in SCHEMA.split(";"):
             self._connection.execute(statement)
 
-    def _value(self, query: str, *values: str) -> int:
+    def _value(self, query: str, *values: str | bool) -> int:
         return int(self._connection.execute(query, values).fetchone()[0])
 
     @contextmanager

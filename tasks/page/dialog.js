@@ -2,19 +2,20 @@
 
 const FEW = 4; // more faces than these hide each other's labels
 const NO_PHOTO = "There is no separate photo to open for this face.";
+const NO_VIDEO = "Browsers cannot play this video. Label it with --annotate, and a copy is shown here.";
 const LOST = "The photo could not be shown: it or this page was moved, or this browser cannot read it. Here is the face.";
 const CHANGED = "The photo has another shape than when it was labelled, so the boxes are left out.";
 
 let shown = null; // the face in the dialog
 let place = 0; // the index in view from which previous and next count
 
-function openFace(index) {
+function openFace(index, face = view[index], time = null) {
   place = index;
-  show(view[index]);
+  show(face, time);
   if (!$("dialog").open) $("dialog").showModal();
 }
 
-function show(face) {
+function show(face, time = null) {
   const { image } = face;
   shown = face;
   $("position").textContent = t("{0} of {1}", number(place + 1), number(view.length));
@@ -34,11 +35,30 @@ function show(face) {
   if (!image.href || !/^(https?|file):$/.test($("file").protocol)) $("file").removeAttribute("href");
   $("number").textContent = `· ${t("face {0}", face.number)}`;
   showOthers(face);
-  showPhoto(face);
+  if (face.image.bands) showVideo(face, time ?? longest(face).start);
+  else showPhoto(face);
+}
+
+/** The longest stretch in which a track shows what it shows in all. */
+function longest({ image, number, expression }) {
+  const own = image.bands.filter((band) => band.track === number);
+  const same = own.filter((band) => band.expression === expression);
+  return (same.length ? same : own).reduce((most, band) => (band.end - band.start > most.end - most.start ? band : most));
+}
+
+function showVideo(face, time) {
+  const { image } = face;
+  const note = (text) => make("p", { className: "missing", textContent: t(text) });
+  const instead = (text) => $("stage").replaceChildren(crop(face), note(text));
+  if (!image.href) return instead(NO_VIDEO);
+  const video = make("video", { src: `${image.href}#t=${time}`, controls: true, preload: "auto", muted: true });
+  video.addEventListener("error", () => video.isConnected && instead(LOST));
+  $("stage").replaceChildren(make("div", { className: "photo" }, video));
 }
 
 function showOthers({ image }) {
   $("others").hidden = image.faces.length < 2;
+  $("others").firstElementChild.textContent = t(image.bands ? "In the same video" : "In the same photo");
   $("strip").replaceChildren(...(image.faces.length < 2 ? [] : image.faces).map((other) => {
     const button = make("button", { type: "button" }, crop(other));
     button.ariaLabel = `${label(other.expression)}, ${t("face {0}", other.number)}`;

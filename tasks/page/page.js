@@ -1,30 +1,9 @@
-const WHOLE = 10000; // probabilities are integers in ten-thousandths
-
-const $ = (id) => document.getElementById(id);
 const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase(); // "jose" finds "José"
-
-let language, number, percent;
-const t = (text, ...values) =>
-  ((language === "pt" && portuguese[text]) || text).replace(/\{(\d)\}/g, (_, index) => values[index]);
-const label = (expression) => t(expressions[expression][0].toUpperCase() + expressions[expression].slice(1));
-
-/** An element with properties and children; text is never read as HTML. */
-function make(tag, properties, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
 
 function svg(tag, attributes, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);
-  return element;
-}
-
-/** Set CSS variables of an element. */
-function style(element, variables) {
-  for (const [name, value] of Object.entries(variables)) element.style.setProperty(`--${name}`, value);
   return element;
 }
 
@@ -38,15 +17,22 @@ function take(id) {
 // ---- Data: see report.py for the form
 
 const { run, expressions, colours, portuguese } = take("run"); // English is in page.html and in this file
-const faces = take("images").flatMap(([name, href, marked, width, height, list]) => {
+const images = take("images").map(([name, href, marked, width, height, list, bands]) => {
   const image = { name, folded: fold(name), href, marked, width, height };
   image.faces = list.map(([number, x, y, width, height, review, picture, ...probabilities]) => {
     const confidence = Math.max(...probabilities);
     const expression = probabilities.indexOf(confidence);
     return { image, number, x, y, width, height, review: review === 1, picture, probabilities, confidence, expression };
   });
-  return image.faces;
+  if (bands) {
+    image.bands = bands.map(([track, expression, start, end, confidence, picture]) =>
+      ({ track, expression, start, end, confidence, picture }));
+    image.end = Math.max(...image.bands.map((band) => band.end), 0.1);
+  }
+  return image;
 });
+const faces = images.flatMap((image) => image.faces);
+const videos = images.filter((image) => image.bands);
 const crop = (face) => make("img", { src: `data:image/jpeg;base64,${face.picture}`, alt: "", decoding: "sync" });
 
 // ---- State: what the hash of the URL says, so that a view can be kept and sent
@@ -80,17 +66,10 @@ function writeHash() {
 }
 
 function setLanguage(wanted) {
-  language = wanted.toLowerCase().startsWith("pt") ? "pt" : "en";
-  number = new Intl.NumberFormat(language, { maximumFractionDigits: 2 }).format;
-  percent = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 }).format;
-  document.documentElement.lang = language;
-  for (const element of document.querySelectorAll("[data-t]"))
-    element.textContent = t((element.dataset.t ||= element.textContent));
-  for (const element of document.querySelectorAll("[data-t-label]")) element.ariaLabel = t(element.dataset.tLabel);
+  speak(wanted, 2);
   $("name").placeholder = t("File name");
-  for (const button of document.querySelectorAll("[data-language]"))
-    button.ariaPressed = String(button.dataset.language === language);
   summarise();
+  drawVideos();
 }
 
 // ---- Summary
@@ -104,7 +83,7 @@ function summarise() {
     make("div", {}, make("dt", { textContent: name }), make("dd", {}, make("strong", { textContent: value }),
       ...notes.filter(Boolean).map((textContent) => make("span", { textContent }))));
   $("totals").replaceChildren(
-    entry(t("Images"), many(images.total)), entry(t("Faces"), many(found.total)),
+    entry(t(videos.length ? "Files" : "Images"), many(images.total)), entry(t("Faces"), many(found.total)),
     entry(t("Need review"), many(found.review)), entry(t("Could not be read"), many(sum(unread))));
 
   const { test_accuracy: accuracy } = champion;
@@ -118,7 +97,8 @@ function summarise() {
     entry(t("Drift (PSI)"), psi === null ? "–" : `${number(psi)} · ${t(reading)}`,
       drift.drifted && t("beyond the limits"), psi !== null && t("against {0}", t(drift.against))),
     entry(t("Speed"),
-      images.labelled ? t("{0} images a second", number(run.images_per_second)) : t("nothing new to label"),
+      !images.labelled ? t("nothing new to label")
+        : videos.length ? t("{0} s", number(run.seconds)) : t("{0} images a second", number(run.images_per_second)),
       images.labelled > 0 && t("{0} labelled in {1} s", many(images.labelled), number(run.seconds)),
       images.reused > 0 && t("{0} kept from before", many(images.reused))),
     found.total === 0 ? ""

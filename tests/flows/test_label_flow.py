@@ -16,6 +16,7 @@ import pytest
 import yaml
 from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT, kill, packaged, rows, tables
 from conftest import CHAMPION as CHAMPION_FOLDER
+from made_videos import Actor, smiling, write_video
 from prefect_server import TIMEOUT, forget, wait_until
 
 from flows import label as flow_module
@@ -96,12 +97,14 @@ def test_the_task_works_without_prefect(faces, tmp_path):
 
 def test_it_writes_what_the_command_line_writes(prefect, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos.parent)
+    write_video(photos / "video.mp4", lambda time: [Actor(smiling(), 50 + 20 * time, 60, 230)], 1.0)
     expected = label_folder(["photos"], tmp_path / "direct", champion=Path(CHAMPION))
     run = label(["photos"], tmp_path / "out", json_lines=True)
     assert tables(tmp_path / "out") == tables(tmp_path / "direct")
     for part in ("complete", "champion", "settings", "images", "faces", "drift"):
         assert run[part] == expected[part]
     assert run["images"]["status"]["unreadable"] == 2
+    assert rows(tmp_path / "out" / "frames.csv") == rows(tmp_path / "direct" / "frames.csv")
     assert (tmp_path / "out" / "labels.jsonl").exists()
     assert not (tmp_path / "direct" / "labels.jsonl").exists()
     assert not kept(tmp_path / "out")

@@ -14,15 +14,14 @@ from urllib.parse import quote
 
 import pytest
 from conftest import ASTRONAUT, CHAMPION, HOPPER
+from made_videos import Actor, serious, smiling, write_video
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tasks.expressions import EXPRESSIONS
+from tasks.expressions import COLOURS, EXPRESSIONS
 from tasks.folder import label_folder
 from tasks.report import PARTS, SCRIPTS, ReportFace, ReportImage, write_report
 
@@ -169,25 +168,6 @@ class Page:
         """URLs that were asked for since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    names = ("chromium", "google-chrome", "chromium-browser")
-    program = next(filter(None, map(shutil.which, names)), None)
-    driver = shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("no Chromium or no chromedriver; on Debian: apt-get install chromium chromium-driver")
-    options = Options()
-    options.binary_location = program
-    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--lang=en-US"):
-        options.add_argument(argument)
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium refuses to run as root with it
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    yield started
-    started.quit()
 
 
 @pytest.fixture(scope="module")
@@ -561,6 +541,43 @@ def test_the_page_of_a_real_run_opens_every_photo(page: Page, tmp_path: Path) ->
         marked = name.endswith((".tiff", "in/hopper.jpg"))
         assert len(page.driver.find_elements("css selector", ".box")) == (0 if marked else 1)
         page.press(Keys.ESCAPE)
+
+
+def test_a_videos_timeline(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One person all the time, another in the second half; what they show is where and when they show it."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    people = [Actor(smiling(), 60, 60, 220), Actor(serious(), 360, 60, 240)]
+    write_video(folder / "a film.mp4", lambda time: people[: 2 if time >= 2 else 1], 4.0, size=(640, 360))
+    write_video(folder / "old.avi", lambda _: people[:1], 1.0, codec="mpeg4")
+    out = tmp_path / "labels"
+    monkeypatch.chdir(folder)
+    label_folder(["a film.mp4", "old.avi"], out, champion=CHAMPION)
+    page.open(out / "report.html")
+    assert page.texts(".video summary") == ["a film.mp4 · 00:04 · Tracks: 2", "old.avi · 00:01 · Tracks: 1"]
+    assert page.texts(".owner span") == ["Track 1", "Track 2"]
+    left, _, width, _ = page.rectangle(".line:nth-of-type(2) .bands")
+    begins, _, lasts, _ = page.rectangle(".line:nth-of-type(3) .bands span")
+    assert begins - left == pytest.approx(width * 2 / 3.8, abs=4)
+    assert lasts == pytest.approx(width * 1.8 / 3.8, abs=4)
+    colours = page.script(
+        "return [...document.querySelectorAll('.bands span')].map(it => it.style.getPropertyValue('--colour'))"
+    )
+    assert colours[0] == COLOURS["happy"]
+    assert set(colours) <= set(COLOURS.values())
+    page.one(".line:nth-of-type(3) .frames button").click()
+    page.wait(lambda: page.script("return document.querySelector('.photo video')?.readyState") == 4)
+    assert page.script("return document.querySelector('.photo video').currentTime") == pytest.approx(2.0, abs=0.1)
+    assert page.script("return document.querySelector('.photo video').videoWidth") == 640
+    assert page.one("#number").text == "· face 2"
+    assert page.one("#others h3").text == "In the same video"
+    page.press(Keys.ESCAPE)
+    page.open_crop("old.avi")
+    assert page.wait_for(".missing").text.startswith("Browsers cannot play this video.")
+    page.press(Keys.ESCAPE)
+    page.one("[data-language=pt]").click()
+    assert page.texts(".owner span")[:2] == ["Trilha 1", "Trilha 2"]
+    assert page.script("return document.querySelectorAll('.video[open]').length") == 1
 
 
 def test_text_that_is_not_valid_is_written_all_the_same(tmp_path: Path) -> None:

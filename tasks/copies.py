@@ -1,0 +1,156 @@
+"""Annotated copies of videos: the faces marked in every frame, the sound as it was."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from itertools import groupby
+from math import inf
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.expressions import COLOURS
+from tasks.faces import FaceBox
+from tasks.files import replacing
+from tasks.footage import Sighting
+from tasks.params import Footage
+from tasks.photos import RefusedError
+from tasks.pictures import mark
+from tasks.videos import Frame, frames, opened, read_video
+
+if TYPE_CHECKING:
+    import av
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer, OutputContainer
+
+QUALITY = {"preset": "veryfast", "crf": "23"}  # of x264
+SOUNDS = frozenset(("aac", "mp3", "ac3", "eac3", "opus"))  # what an MP4 file can hold; other sound is left out
+TICKS = 90_000  # of a second, MP4's usual ones
+HOLD = 0.1  # s that a box stays where its face was last seen, beyond the time between two looks
+
+
+class Overlay:
+    """Where the faces are at any time, for times that only grow: boxes move evenly between two looks."""
+
+    def __init__(self, sightings: Iterable[Sighting], every: float) -> None:
+        self._looks = groupby(sightings, attrgetter("time"))
+        self._hold = every + HOLD
+        self._before: dict[int, Sighting] = {}
+        self._after = self._next()
+
+    def at(self, time: float) -> Iterator[tuple[FaceBox, Sighting]]:
+        """Each face that is to be marked: its box, and the sighting that says what it shows."""
+        while self._after and next(iter(self._after.values())).time <= time:
+            self._before, self._after = self._after, self._next()
+        for track, seen in self._before.items():
+            if time - seen.time > self._hold:
+                continue
+            later = self._after.get(track)
+            if later is None or later.time - seen.time > self._hold:
+                yield seen.face.box, seen
+            else:
+                share = (time - seen.time) / (later.time - seen.time)
+                yield _between(seen.face.box, later.face.box, share), seen
+
+    def _next(self) -> dict[int, Sighting]:
+        _, sightings = next(self._looks, (0.0, ()))
+        return {sighting.track: sighting for sighting in sightings}
+
+
+def _between(start: FaceBox, end: FaceBox, share: float) -> FaceBox:
+    x, y, width, height = (a + share * (b - a) for a, b in zip(start[:4], end[:4], strict=True))
+    return FaceBox(x, y, width, height, start.score)
+
+
+def write_copy(
+    source: str,
+    footage: Footage,
+    sightings: Iterable[Sighting],
+    out: Path,
+    progress: Callable[[float, float], None],
+) -> None:
+    """Write an MP4 file (H.264) with the faces marked, of the part that was watched.
+
+    What of the source is damaged is left out, as it was when it was watched; if it can no longer be read, there is no copy.
+    `progress` is told the time of each frame, and the end's.
+    """
+    import av
+
+    try:
+        video = read_video(source, inf)
+    except (OSError, RefusedError):
+        return
+    overlay = Overlay(sightings, footage.every)
+    width, height = video.width // 2 * 2, video.height // 2 * 2  # H.264 halves them
+    with (
+        replacing(out) as temporary,
+        opened(source) as (container, _),
+        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as copy,
+    ):
+        stream = copy.add_stream("libx264", round(video.rate) or None, options=QUALITY)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, TICKS)
+        sound = _Sound(container, copy, footage)
+        with suppress(RefusedError):
+            for frame in frames(source, video, 0.0, footage.start, footage.stop):
+                sound.copy_until(frame.time)
+                picture = av.VideoFrame.from_ndarray(_marked(frame, overlay)[:height, :width], "bgr24")
+                picture.pts, picture.time_base = round((frame.time - footage.start) * TICKS), Fraction(1, TICKS)
+                copy.mux(stream.encode(picture))
+                progress(frame.time, footage.stop or video.seconds)
+        copy.mux(stream.encode(None))
+        sound.copy_until(inf)
+
+
+def _marked(frame: Frame, overlay: Overlay) -> NDArray[np.uint8]:
+    image = frame.view(max(frame.width, frame.height))
+    for box, (_, _, track, face) in overlay.at(frame.time):
+        mark(image, box, f"{track} {face.label} {face.confidence:.0%}", COLOURS[face.label])
+    return image
+
+
+class _Sound:
+    """The packets of a video's first stream of sound, to be copied in step with its frames."""
+
+    def __init__(self, container: "InputContainer", copy: "OutputContainer", footage: Footage) -> None:
+        import av
+
+        stream = next(iter(container.streams.audio), None)
+        self._copy = copy
+        self._packets: Iterator[tuple[float, av.Packet[AudioStream]]] = iter(())
+        if stream is not None and stream.codec_context.name in SOUNDS:
+            self._packets = self._read(container, stream, copy.add_stream_from_template(stream), footage)
+        self._next = next(self._packets, None)
+
+    def copy_until(self, time: float) -> None:
+        """Copy what is heard before `time`, in seconds of the source."""
+        while self._next is not None and self._next[0] < time:
+            self._copy.mux(self._next[1])
+            self._next = next(self._packets, None)
+
+    @staticmethod
+    def _read(
+        container: "InputContainer", stream: "AudioStream", to: "AudioStream", footage: Footage
+    ) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
+        """Times and packets of the part that is wanted, moved to its beginning."""
+        import av
+
+        if footage.start:
+            container.seek(round(footage.start * av.time_base))
+        origin = stream.start_time or 0
+        with suppress(av.error.FFmpegError):
+            for packet in container.demux(stream):
+                if packet.pts is None:
+                    continue
+                time = float((packet.pts - origin) * packet.time_base)
+                if time < footage.start:
+                    continue
+                if footage.stop is not None and time >= footage.stop:
+                    return
+                moved = origin + round(footage.start / packet.time_base)
+                packet.pts, packet.dts = packet.pts - moved, (packet.dts or packet.pts) - moved
+                packet.stream = to
+                yield time, packet

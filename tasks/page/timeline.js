@@ -1,0 +1,74 @@
+// The videos: for every track a coloured band over time, with key frames under it
+
+const LEAST_KEY = 0.05; // of the video's length, from one key frame to the next
+const TICKS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200]; // s between marks of the axis
+const MOST_TICKS = 8;
+
+const clock = (seconds) => {
+  const whole = Math.round(seconds), hours = Math.floor(whole / 3600);
+  const rest = [Math.floor(whole / 60) % 60, whole % 60].map((part) => String(part).padStart(2, "0")).join(":");
+  return hours ? `${hours}:${rest}` : rest;
+};
+
+function drawVideos() {
+  $("videos").hidden = !videos.length;
+  const open = [...$("timelines").children].map((each) => each.open);
+  $("timelines").replaceChildren(...videos.map((video, index) => makeVideo(video, open[index] ?? index === 0)));
+}
+
+/** A video that can be folded up; it is drawn when it is opened. */
+function makeVideo(video, open) {
+  const people = [...new Set(video.bands.map((band) => band.track))];
+  const name = make("span", { textContent: video.name });
+  const size = make("span", { className: "muted", textContent: ` · ${clock(video.end)} · ${t("Tracks: {0}", number(people.length))}` });
+  const details = make("details", { className: "video" }, make("summary", {}, make("bdi", {}, name), size));
+  details.addEventListener("toggle", () => {
+    if (details.open && details.childElementCount === 1)
+      details.append(makeAxis(video.end), ...people.map((track) => makeTrack(video, track)));
+  });
+  details.open = open;
+  return details;
+}
+
+function makeAxis(end) {
+  const step = TICKS.find((each) => end / each <= MOST_TICKS) ?? end / MOST_TICKS;
+  const marks = Array.from({ length: Math.floor(end / step) + 1 }, (_, index) => index * step);
+  return make("div", { className: "axis", ariaHidden: "true" }, make("span"), make("div", {},
+    ...marks.map((mark) => style(make("span", { textContent: clock(mark) }), { at: mark / end }))));
+}
+
+function makeTrack(video, track) {
+  const bands = video.bands.filter((band) => band.track === track);
+  const face = video.faces.find((each) => each.number === track);
+  const strip = make("div", { className: "bands" }, ...bands.map((band) =>
+    style(make("span", { title: words(band) }), {
+      colour: colours[band.expression], from: band.start / video.end, to: band.end / video.end, sure: band.confidence / WHOLE,
+    })));
+  const keys = make("div", { className: "frames" }, ...keyFrames(video, bands).map((band) => makeKey(video, face, band)));
+  return make("div", { className: "line" }, makeOwner(face, track), make("div", {}, strip, keys));
+}
+
+const words = (band) =>
+  `${label(band.expression)} ${percent(band.confidence / WHOLE)}, ${clock(band.start)} – ${clock(band.end)}`;
+
+function makeOwner(face, track) {
+  const name = make("span", { textContent: t("Track {0}", number(track)) });
+  return face ? make("span", { className: "owner" }, crop(face), name) : make("span", { className: "owner" }, name);
+}
+
+/** The longest bands that have a picture and room for it, in the order of time. */
+function keyFrames(video, bands) {
+  const kept = [];
+  const middle = (band) => (band.start + band.end) / 2 / video.end;
+  for (const band of [...bands].sort((a, b) => b.end - b.start - (a.end - a.start)))
+    if (band.picture && kept.every((other) => Math.abs(middle(other) - middle(band)) >= LEAST_KEY)) kept.push(band);
+  return kept.sort((a, b) => a.start - b.start);
+}
+
+function makeKey(video, face, band) {
+  const key = make("button", { type: "button", title: words(band) }, crop(band));
+  key.ariaLabel = [t("Track {0}", number(band.track)), words(band)].join(", ");
+  key.disabled = !face;
+  key.addEventListener("click", () => openFace(Math.max(0, view.indexOf(face)), face, band.start));
+  return style(key, { colour: colours[band.expression], at: (band.start + band.end) / 2 / video.end });
+}

@@ -1,0 +1,233 @@
+"""Reading video files: what they are, and their frames at chosen times.
+
+PyAV (FFmpeg's libraries) reads them. OpenCV's reader, which is FFmpeg's too, does not say when a frame of a phone's variable
+rate is shown, nor why a file ends early; and the annotated copy keeps its sound by PyAV.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.photos import RefusedError
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+ENDINGS = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".ogv",
+)  # fmt: skip
+# Of FFmpeg's formats, those that hold pictures themselves. Others are lists of further files and addresses to open.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,h264,hevc"
+SAFELY = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+TIMED = frozenset(("mp4", "matroska", "avi", "asf", "flv"))  # formats that say how long they are
+USUAL_RATE = 25.0  # frames a second
+PLACES = 3  # of a time in seconds
+MOST_FAULTS = 1000  # damaged places; after so many, the rest is not looked at
+CUT_SHORT = 1.0  # s; a file that ends so long before the end it claims has lost a part
+LEAST_SIDE = 2  # px; the colours of most videos have half the resolution
+
+
+class Video(NamedTuple):
+    """What a video file says of itself."""
+
+    format: str  # such as H264
+    width: int  # px, upright
+    height: int
+    rate: float  # frames a second, on average; 0 if it does not say
+    seconds: float  # 0 if it does not say
+
+
+class Frame(NamedTuple):
+    """A frame, decoded; its colours are converted when it is looked at, at the size that is needed."""
+
+    number: int  # from 0, by the average rate
+    time: float  # s from the beginning
+    width: int  # px, upright, with square pixels
+    height: int
+    raw: "av.VideoFrame"
+
+    def view(self, long_side: float) -> NDArray[np.uint8]:
+        """BGR, uint8, shape (H, W, 3), upright, its longer side `long_side` px or, if that is smaller, its own."""
+        import cv2
+
+        shrunk = min(1.0, long_side / max(self.width, self.height))
+        size = [max(LEAST_SIDE, round(side * shrunk)) for side in (self.width, self.height)]
+        turns = _quarter_turns(self.raw)
+        across, down = reversed(size) if turns % 2 else size
+        image = _reformatter().reformat(self.raw, across, down, "bgr24", interpolation="AREA", threads=1).to_ndarray()
+        # cv2's codes: 0 is a quarter turn clockwise, 1 are two, 2 is one against it
+        return (cv2.rotate(image, turns - 1) if turns else image).astype(np.uint8, copy=False)
+
+
+_local = threading.local()
+
+
+def _reformatter() -> "av.video.reformatter.VideoReformatter":
+    """This thread's converter of colours and sizes: making one takes longer than using it."""
+    if not hasattr(_local, "reformatter"):
+        from av.video.reformatter import VideoReformatter
+
+        _local.reformatter = VideoReformatter()
+    reformatter: VideoReformatter = _local.reformatter
+    return reformatter
+
+
+def _quarter_turns(raw: "av.VideoFrame") -> int:
+    """How often a frame must be turned clockwise by 90 degrees to stand upright, as the phone's metadata say."""
+    return round(-raw.rotation / 90) % 4
+
+
+def read_video(path: str, most_pixels: float) -> Video:
+    """Open a video file and look at its header and its first frame.
+
+    Raises:
+        RefusedError: not a video, damaged, without pictures, or its pictures have more than `most_pixels`.
+        OSError: it cannot be read now.
+    """
+    with opened(path) as (container, stream):
+        if stream.width * stream.height > most_pixels:  # before anything is decoded
+            millions = [f"{pixels / 1e6:,.0f}" for pixels in (stream.width * stream.height, most_pixels)]
+            size = f"{stream.width} x {stream.height}"
+            raise RefusedError("too_large", f"{size} px: {millions[0]} megapixels a frame, the limit is {millions[1]}")
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        first = next(_decoded(container, stream, Faults()), None)
+        if first is None:
+            raise RefusedError("unreadable", "no frame of it can be decoded")
+        width, height = _upright_size(first, stream)
+        return Video(stream.codec_context.name.upper(), width, height, rate, _seconds(container, stream))
+
+
+def frames(
+    path: str, video: Video, every: float, start: float = 0.0, stop: float | None = None, done: float | None = None
+) -> Iterator[Frame]:
+    """The frames that are shown at, or first after, every multiple of `every` seconds (0: all frames), in order of time.
+
+    Args:
+        path: of the file.
+        video: what `read_video` says of it.
+        every: seconds.
+        start: seconds; what comes before is skipped by the file's index, so that it costs no time.
+        stop: seconds; where to end.
+        done: the time of a frame of an earlier call; those that it would have given next are given.
+
+    Raises:
+        RefusedError: the file is damaged; its good part came before.
+        OSError: it cannot be read on.
+    """
+    import av
+
+    faults = Faults()
+    time = 0.0
+    slot = None if done is None else _slot(done, every)
+    begin = start if done is None else max(start, done)
+    with opened(path) as (container, stream):
+        origin = _in_seconds(stream.start_time, stream)
+        if begin > 0:
+            container.seek(int((begin + origin) * av.time_base))  # to the last frame before it that needs no other
+        for raw in _decoded(container, stream, faults):
+            time = time + 1 / (video.rate or USUAL_RATE) if raw.time is None else round(raw.time - origin, PLACES)
+            if stop is not None and time >= stop:
+                return
+            if time < start or (done is not None and time <= done) or _slot(time, every) == slot:
+                continue
+            slot = _slot(time, every)
+            yield Frame(round(time * video.rate), time, *_upright_size(raw, stream), raw)
+        if faults.count:
+            raise RefusedError("unreadable", f"{faults.count} damaged places, the first after {faults.first:.1f} s")
+        if video.seconds - time > max(CUT_SHORT, every):
+            raise RefusedError("unreadable", f"cut short: it ends after {time:.1f} of {video.seconds:.1f} s")
+
+
+def _slot(time: float, every: float) -> float:
+    """Which multiple of `every` a time belongs to; without one, each time is its own."""
+    return (time + 10**-PLACES) // every if every else time
+
+
+@contextmanager
+def opened(path: str) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """The file, open, and its stream of pictures.
+
+    Raises:
+        RefusedError: not a video, or without pictures.
+        OSError: it cannot be read now.
+    """
+    import av
+
+    av.logging.set_level(None)  # libraries' words about damaged files; here the table has them
+    if Path(path).stat().st_size == 0:
+        raise RefusedError("unreadable", "an empty file")
+    try:
+        container = av.open(f"file:{path}", options=SAFELY)
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError) and not isinstance(error, ValueError):
+            raise
+        raise RefusedError("unreadable", "not a video, or a damaged one") from error
+    with container:
+        stream = next((each for each in container.streams.video if not _is_cover(each)), None)
+        if stream is None:
+            kind = "only sound" if container.streams.audio else "no pictures"
+            raise RefusedError("unsupported", f"{kind} is in it")
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def _is_cover(stream: "VideoStream") -> bool:
+    """Whether it is the picture of an album, and not a film."""
+    import av
+
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _upright_size(raw: "av.VideoFrame", stream: "VideoStream") -> tuple[int, int]:
+    """Width and height as people see it: turned, and with square pixels."""
+    width = round(raw.width * (stream.sample_aspect_ratio or 1))
+    return (raw.height, width) if _quarter_turns(raw) % 2 else (width, raw.height)
+
+
+def _seconds(container: "InputContainer", stream: "VideoStream") -> float:
+    """How long it says that it is; 0 if its format would have to guess."""
+    import av
+
+    if not set(container.format.name.split(",")) & TIMED:
+        return 0.0
+    if stream.duration:
+        return _in_seconds(stream.duration, stream)
+    return (container.duration or 0) / av.time_base
+
+
+def _in_seconds(ticks: int | None, stream: "VideoStream") -> float:
+    return float((ticks or 0) * (stream.time_base or 0))
+
+
+class Faults:
+    """Places of a file that cannot be decoded."""
+
+    count = 0
+    first = 0.0  # s, about where
+
+
+def _decoded(container: "InputContainer", stream: "VideoStream", faults: Faults) -> Iterator["av.VideoFrame"]:
+    """Its frames in order of time, without those that cannot be decoded."""
+    import av
+
+    time = 0.0
+    packets = container.demux(stream)
+    while True:
+        try:
+            for raw in next(packets).decode():
+                time = raw.time or time
+                yield raw
+        except (StopIteration, av.error.EOFError):
+            return
+        except av.error.InvalidDataError:
+            faults.first = faults.first if faults.count else time
+            faults.count += 1
+            if faults.count > MOST_FAULTS:
+                return

@@ -1,0 +1,177 @@
+"""Videos as people have them: every frame at its time, upright, and of a broken file the good part."""
+
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from made_videos import Actor, smiling, write_sound, write_video
+
+from tasks.photos import RefusedError
+from tasks.videos import frames, read_video
+
+PIXELS = 200e6
+
+
+def still(_):
+    return [Actor(smiling(), 400, 60, 200)]
+
+
+def growing(time):
+    """A face whose size tells the time."""
+    return [Actor(smiling(), 0, 0, 40 + 40 * time)]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Four seconds at 25 frames a second."""
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", growing)
+
+
+def read(path, every=0.0, **options):
+    return list(frames(str(path), read_video(str(path), PIXELS), every, **options))
+
+
+def width_of_face(frame):
+    image = frame.view(max(frame.width, frame.height)).astype(int)
+    return int((np.abs(image[2] - image[2, -1]).sum(axis=1) > 60).sum())
+
+
+def test_the_header(clip):
+    video = read_video(str(clip), PIXELS)
+    assert (video.format, video.width, video.height, video.rate) == ("H264", 640, 360, 25.0)
+    assert video.seconds == pytest.approx(4.0, abs=0.05)
+
+
+def test_all_frames_at_their_times(clip):
+    seen = read(clip)
+    assert [frame.number for frame in seen] == list(range(100))
+    assert [frame.time for frame in seen] == [index / 25 for index in range(100)]
+    assert width_of_face(seen[75]) == pytest.approx(40 + 40 * 3, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(1.0, [0, 1, 2, 3]), (0.5, [0, 0.5 + 0.02, 1, 1.52, 2, 2.52, 3, 3.52])]
+)
+def test_frames_are_those_at_or_first_after_each_multiple(clip, every, expected):
+    assert [frame.time for frame in read(clip, every)] == pytest.approx(expected, abs=0.021)
+
+
+def test_a_part_of_a_video(clip):
+    seen = read(clip, 0.2, start=1.5, stop=2.5)
+    assert [frame.time for frame in seen] == pytest.approx([1.52, 1.6, 1.8, 2.0, 2.2, 2.4])
+    assert [width_of_face(frame) for frame in seen] == pytest.approx([40 + 40 * frame.time for frame in seen], abs=3)
+
+
+@pytest.mark.parametrize("every", [0.0, 0.2, 0.33, 1.0])
+@pytest.mark.parametrize("place", [0, 3, -2])
+def test_it_goes_on_where_it_was(clip, every, place):
+    whole = read(clip, every)
+    rest = read(clip, every, done=whole[place].time)
+    after = whole[place:][1:]
+    assert [frame[:2] for frame in rest] == [frame[:2] for frame in after]
+    assert all(np.array_equal(a.view(640), b.view(640)) for a, b in zip(rest, after, strict=True))
+
+
+def test_a_frame_is_as_large_as_asked_for(clip):
+    frame = read(clip, 1.0)[2]
+    assert frame.view(320).shape == (180, 320, 3)
+    assert frame.view(5000).shape == (360, 640, 3)
+    assert np.abs(frame.view(320).mean() - frame.view(640).mean()) < 2
+
+
+@pytest.mark.parametrize(("turned", "corner"), [(90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
+def test_a_phone_held_otherwise(tmp_path, turned, corner):
+    """The face was recorded in the upper left corner; `corner`: where it is to be shown (is it down? is it right?)."""
+    path = write_video(tmp_path / "phone.mp4", lambda _: [Actor(smiling(), 0, 0, 150)], 0.2, turned=turned)
+    video = read_video(str(path), PIXELS)
+    assert (video.width, video.height) == ((640, 360) if turned == 180 else (360, 640))
+    image = read(path)[0].view(640)
+    assert image.shape == (video.height, video.width, 3)
+    down, right = np.argwhere(image.max(axis=2) > 200).mean(axis=0) > np.array(image.shape[:2]) / 2
+    assert (down, right) == corner
+
+
+def test_frames_that_come_as_they_like(tmp_path):
+    times = [0, 0.04, 0.5, 0.52, 0.54, 1.7, 1.71, 3.0]
+    path = write_video(tmp_path / "phone.mp4", growing, times=times)
+    assert [frame.time for frame in read(path)] == pytest.approx(times, abs=0.001)
+    assert [frame.time for frame in read(path, 0.5)] == pytest.approx([0, 0.5, 1.7, 3.0], abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("codec", "name"), [("libx264", "a.mkv"), ("libvpx", "a.webm"), ("mpeg4", "a.avi"), ("mpeg4", "a.mov")]
+)
+def test_other_forms(tmp_path, codec, name):
+    path = write_video(tmp_path / name, growing, 1.0, codec=codec)
+    times = [frame.time for frame in read(path)]
+    assert len(times) == 25
+    assert all(after > before for before, after in pairwise(times))
+
+
+def test_one_frame(tmp_path):
+    path = write_video(tmp_path / "one.mp4", still, times=[0.0])
+    assert [frame.time for frame in read(path, 0.2)] == [0.0]
+
+
+def test_a_broken_tail_leaves_the_good_part(tmp_path, clip):
+    whole = write_video(tmp_path / "whole.mkv", growing, 8.0)
+    broken = tmp_path / "broken.mkv"
+    broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    seen = []
+    with pytest.raises(RefusedError, match=r"cut short: it ends after [3-6]\.\d of 8\.0 s"):
+        read_into(seen, broken)
+    assert 75 <= len(seen) <= 160
+
+
+def read_into(seen, path):
+    """Add the frames to a list, so that they are there when the rest cannot be read."""
+    for frame in frames(str(path), read_video(str(path), PIXELS), 0.0):
+        seen.append(frame)
+
+
+def test_damage_in_the_middle_is_told_and_the_rest_read(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", growing, 4.0)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(content)
+    seen = []
+    with pytest.raises(RefusedError, match=r"damaged|cut short"):
+        read_into(seen, path)
+    assert len(seen) > 40
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        (b"", "unreadable", "an empty file"),
+        (b"no video\n" * 99, "unreadable", "not a video, or a damaged one"),
+        (b"#EXTM3U\n#EXTINF:10,\n/etc/passwd\n", "unreadable", "not a video, or a damaged one"),
+        (b"ffconcat version 1.0\nfile clip.mp4\n", "unreadable", "not a video, or a damaged one"),
+    ],
+)
+def test_what_is_no_video(tmp_path, clip, content, status, words):
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    path = tmp_path / "no.mp4"
+    path.write_bytes(content)
+    with pytest.raises(RefusedError, match=words) as refusal:
+        read_video(str(path), PIXELS)
+    assert refusal.value.status == status
+
+
+def test_only_sound(tmp_path):
+    with pytest.raises(RefusedError, match="only sound") as refusal:
+        read_video(str(write_sound(tmp_path / "song.mp4")), PIXELS)
+    assert refusal.value.status == "unsupported"
+
+
+def test_a_frame_that_is_too_large(clip):
+    with pytest.raises(RefusedError, match="640 x 360 px") as refusal:
+        read_video(str(clip), 100_000)
+    assert refusal.value.status == "too_large"
+
+
+def test_a_file_that_is_gone(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_video(str(tmp_path / "gone.mp4"), PIXELS)
