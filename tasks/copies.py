@@ -97,7 +97,7 @@ def write_copy(
         with suppress(RefusedError):
             for frame in frames(source, video, 0.0, footage.start, footage.stop):
                 sound.copy_until(frame.time)
-                picture = av.VideoFrame.from_ndarray(_marked(frame, overlay)[:height, :width], "bgr24")
+                picture = av.VideoFrame.from_ndarray(_marked(frame, overlay, width, height), "bgr24")
                 picture.pts, picture.time_base = round((frame.time - footage.start) * TICKS), Fraction(1, TICKS)
                 copy.mux(stream.encode(picture))
                 progress(frame.time, footage.stop or video.seconds)
@@ -105,11 +105,16 @@ def write_copy(
         sound.copy_until(inf)
 
 
-def _marked(frame: Frame, overlay: Overlay) -> NDArray[np.uint8]:
+def _marked(frame: Frame, overlay: Overlay, width: int, height: int) -> NDArray[np.uint8]:
+    """The frame with its faces marked, in the copy's size: a stream may change its own."""
+    import cv2
+
     image = frame.view(max(frame.width, frame.height))
     for box, (_, _, track, face) in overlay.at(frame.time):
         mark(image, box, f"{track} {face.label} {face.confidence:.0%}", COLOURS[face.label])
-    return image
+    if 0 <= image.shape[1] - width <= 1 and 0 <= image.shape[0] - height <= 1:
+        return image[:height, :width]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 class _Sound:

@@ -6,7 +6,7 @@ rate is shown, nor why a file ends early; and the annotated copy keeps its sound
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -118,7 +118,7 @@ def frames(
         done: the time of a frame of an earlier call; those that it would have given next are given.
 
     Raises:
-        RefusedError: the file is damaged; its good part came before.
+        RefusedError: the file is damaged, and its good part came before; or it ends before `start`.
         OSError: it cannot be read on.
     """
     import av
@@ -127,10 +127,13 @@ def frames(
     time = 0.0
     slot = None if done is None else _slot(done, every)
     begin = start if done is None else max(start, done)
+    if 0 < video.seconds <= start:
+        raise RefusedError("unsupported", f"it ends after {video.seconds:.1f} s, before the part that is asked for")
     with opened(path) as (container, stream):
         origin = _in_seconds(stream.start_time, stream)
         if begin > 0:
-            container.seek(int((begin + origin) * av.time_base))  # to the last frame before it that needs no other
+            with suppress(av.error.FFmpegError):  # a form without an index is read from its beginning
+                container.seek(int((begin + origin) * av.time_base))  # to the last frame before that needs no other
         for raw in _decoded(container, stream, faults):
             time = time + 1 / (video.rate or USUAL_RATE) if raw.time is None else round(raw.time - origin, PLACES)
             if stop is not None and time >= stop:

@@ -159,6 +159,15 @@ def test_a_part_of_a_video(clips, tmp_path):
     assert [int(row["frame"]) for row in seen] == list(range(75, 85))
 
 
+def test_a_part_beyond_the_end(clips, tmp_path):
+    label([clips / "visitor.mp4"], tmp_path / "out", Footage(start=60.0))
+    (row,) = rows(tmp_path / "out" / "images.csv")
+    assert (row["status"], row["reason"]) == (
+        "no_face",
+        "it ends after 6.0 s, before the part that is asked for",
+    )
+
+
 def watching(clips, out, *options):
     """`ferflow video` in a process of its own."""
     command = [sys.executable, "-m", "flows.cli", "video", str(clips), "--out", str(out), "--champion", str(CHAMPION)]
