@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
 
 QUALITY = {"preset": "veryfast", "crf": "23"}  # of x264
-SOUNDS = frozenset(("aac", "mp3", "ac3", "eac3", "opus"))  # what an MP4 file can hold; other sound is left out
+SOUNDS = frozenset(("aac", "mp3", "ac3", "eac3", "opus"))  # what an MP4 file can hold
 TICKS = 90_000  # of a second, MP4's usual ones
 HOLD = 0.1  # s that a box stays where its face was last seen, beyond the time between two looks
 
@@ -118,7 +118,7 @@ def _marked(frame: Frame, overlay: Overlay, width: int, height: int) -> NDArray[
 
 
 class _Sound:
-    """The packets of a video's first stream of sound, to be copied in step with its frames."""
+    """A video's first stream of sound, to be copied in step with its frames: as it is, or as AAC if MP4 cannot hold it."""
 
     def __init__(self, container: "InputContainer", copy: "OutputContainer", footage: Footage) -> None:
         import av
@@ -126,8 +126,11 @@ class _Sound:
         stream = next(iter(container.streams.audio), None)
         self._copy = copy
         self._packets: Iterator[tuple[float, av.Packet[AudioStream]]] = iter(())
-        if stream is not None and stream.codec_context.name in SOUNDS:
-            self._packets = self._read(container, stream, copy.add_stream_from_template(stream), footage)
+        if stream is not None:
+            packets = _heard(container, stream, footage)
+            copied = stream.codec_context.name in SOUNDS
+            to = copy.add_stream_from_template(stream) if copied else copy.add_stream("aac", stream.rate)
+            self._packets = _as_it_is(packets, to, stream, footage) if copied else _as_aac(packets, to, footage)
         self._next = next(self._packets, None)
 
     def copy_until(self, time: float) -> None:
@@ -136,26 +139,51 @@ class _Sound:
             self._copy.mux(self._next[1])
             self._next = next(self._packets, None)
 
-    @staticmethod
-    def _read(
-        container: "InputContainer", stream: "AudioStream", to: "AudioStream", footage: Footage
-    ) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
-        """Times and packets of the part that is wanted, moved to its beginning."""
-        import av
 
+def _heard(
+    container: "InputContainer", stream: "AudioStream", footage: Footage
+) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
+    """Times and packets of the part that is wanted, up to where the file is damaged."""
+    import av
+
+    with suppress(av.error.FFmpegError):
         if footage.start:
             container.seek(round(footage.start * av.time_base))
-        origin = stream.start_time or 0
-        with suppress(av.error.FFmpegError):
-            for packet in container.demux(stream):
-                if packet.pts is None:
-                    continue
-                time = float((packet.pts - origin) * packet.time_base)
-                if time < footage.start:
-                    continue
-                if footage.stop is not None and time >= footage.stop:
-                    return
-                moved = origin + round(footage.start / packet.time_base)
-                packet.pts, packet.dts = packet.pts - moved, (packet.dts or packet.pts) - moved
-                packet.stream = to
+        for packet in container.demux(stream):
+            if packet.pts is None:
+                continue
+            time = float((packet.pts - (stream.start_time or 0)) * packet.time_base)
+            if footage.stop is not None and time >= footage.stop:
+                return
+            if time >= footage.start:
                 yield time, packet
+
+
+def _as_it_is(
+    packets: "Iterator[tuple[float, av.Packet[AudioStream]]]",
+    to: "AudioStream",
+    stream: "AudioStream",
+    footage: Footage,
+) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
+    """The packets, moved to the copy's beginning."""
+    for time, packet in packets:
+        moved = (stream.start_time or 0) + round(footage.start / packet.time_base)
+        packet.pts, packet.dts = (packet.pts or 0) - moved, (packet.dts or packet.pts or 0) - moved
+        packet.stream = to
+        yield time, packet
+
+
+def _as_aac(
+    packets: "Iterator[tuple[float, av.Packet[AudioStream]]]", to: "AudioStream", footage: Footage
+) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
+    """The same sound, encoded anew; times are those of what goes in."""
+    import av
+
+    time, begun = footage.start, 0
+    with suppress(av.error.InvalidDataError):
+        for time, packet in packets:
+            for frame in packet.decode():
+                frame.pts, begun = begun, begun + frame.samples
+                frame.time_base = Fraction(1, frame.sample_rate)
+                yield from ((time, encoded) for encoded in to.encode(frame))
+    yield from ((time, encoded) for encoded in to.encode(None))

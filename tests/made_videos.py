@@ -59,9 +59,15 @@ def write_video(
     codec: str = "libx264",
     turned: int = 0,
     times: Sequence[float] = (),
-    sound: bool = False,
+    sound: str = "",
 ) -> Path:
-    """Write a video; `times` are those of its frames, in place of even ones; `turned`: degrees, as phones note it."""
+    """Write a video.
+
+    Args:
+        times: of its frames, in place of even ones.
+        turned: degrees, as phones note it.
+        sound: the codec of a tone, if there shall be one.
+    """
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -69,7 +75,7 @@ def write_video(
         stream.codec_context.time_base = Fraction(1, TICKS)
         if turned:
             stream.set_display_rotation(turned)
-        tone: Any = container.add_stream("aac", 44100) if sound else None
+        tone: Any = container.add_stream(sound, 44100) if sound else None
         for time in times or [index / rate for index in range(round(seconds * rate))]:
             frame = av.VideoFrame.from_ndarray(draw(scene(time), size), "bgr24")
             frame.pts, frame.time_base = round(time * TICKS), Fraction(1, TICKS)
@@ -91,7 +97,9 @@ def _add_tone(container: Any, stream: Any, seconds: float) -> None:
     size = 1024
     for start in range(0, round(seconds * 44100), size):
         wave = np.sin(2 * np.pi * TONE * np.arange(start, start + size) / 44100).astype(np.float32)
-        frame = av.AudioFrame.from_ndarray(wave[np.newaxis], "fltp", "mono")
+        planar = stream.format.name == "fltp"
+        samples = wave if planar else (wave * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples[np.newaxis], "fltp" if planar else "s16", "mono")
         frame.sample_rate, frame.pts = 44100, start
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

@@ -1,5 +1,6 @@
 """Videos labelled from start to end: who was there when, with which expression, whatever happens meanwhile."""
 
+import csv
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 from conftest import ASTRONAUT, CHAMPION, ROOT, rows
 from made_videos import Actor, serious, smiling, write_sound, write_video
 
+from tasks.collect import collect
 from tasks.folder import label_folder
 from tasks.params import Footage, Label
 from tasks.results import Outputs
@@ -38,7 +40,7 @@ def visitor(time):
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    write_video(folder / "crossing.mp4", crossing, 4.0, size=SIZE, sound=True)
+    write_video(folder / "crossing.mp4", crossing, 4.0, size=SIZE, sound="aac")
     write_video(folder / "visitor.mp4", visitor, 6.0, size=SIZE)
     return folder
 
@@ -231,25 +233,53 @@ def test_broken_files_have_their_reasons_and_their_good_parts(troubled, tmp_path
     assert 1.0 < max(float(row["time"]) for row in short) < 3.9
 
 
+def sound_of(path):
+    """The codec of a video's sound, how many seconds it lasts, and its loudest sample."""
+    with av.open(str(path)) as container:
+        (stream,) = container.streams.audio
+        heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(stream)])
+        return stream.codec_context.name, len(heard) / stream.rate, np.abs(heard).max()
+
+
+def pictures_of(path):
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams.video[0])]
+
+
 def test_an_annotated_copy_keeps_frames_and_sound(clips, tmp_path):
     out = tmp_path / "out"
     label([clips / "crossing.mp4"], out, outputs=Outputs(annotated=True))
     (row,) = rows(out / "images.csv")
-    with av.open(str(out / row["annotated"])) as copy:
-        assert [stream.type for stream in copy.streams] == ["video", "audio"]
-        pictures = [frame.to_ndarray(format="rgb24") for frame in copy.decode(copy.streams.video[0])]
-    assert len(pictures) == 100
-    with av.open(str(out / row["annotated"])) as copy:
-        heard = np.concatenate([frame.to_ndarray()[0] for frame in copy.decode(copy.streams.audio[0])])
-    assert len(heard) / 44100 == pytest.approx(4.0, abs=0.1)
-    assert np.abs(heard).max() > 0.5
-    with av.open(str(clips / "crossing.mp4")) as original:
-        plain = [frame.to_ndarray(format="rgb24") for frame in original.decode(original.streams.video[0])]
-    changed = [np.abs(a.astype(int) - b).max(axis=2) > 60 for a, b in zip(pictures, plain, strict=True)]
+    copy = out / row["annotated"]
+    assert sound_of(copy) == ("aac", pytest.approx(4.0, abs=0.1), pytest.approx(1.0, abs=0.3))
+    plain, marked = pictures_of(clips / "crossing.mp4"), pictures_of(copy)
+    changed = [np.abs(a.astype(int) - b).max(axis=2) > 60 for a, b in zip(marked, plain, strict=True)]
     assert all(500 < mask.sum() < 30_000 for mask in changed[:97])  # boxes and words in every frame, nothing else
-    labelled_once = (out / row["annotated"]).stat().st_mtime_ns
+    written = copy.stat().st_mtime_ns
     label([clips / "crossing.mp4"], out)
-    assert (out / row["annotated"]).stat().st_mtime_ns == labelled_once
+    assert copy.stat().st_mtime_ns == written
+
+
+def test_a_copy_of_a_part_with_sound_that_mp4_does_not_know(tmp_path):
+    source = write_video(tmp_path / "old.avi", crossing, 4.0, size=SIZE, codec="mpeg4", sound="pcm_s16le")
+    out = tmp_path / "out"
+    label([source], out, Footage(start=1.0, stop=3.0), Outputs(annotated=True))
+    (row,) = rows(out / "images.csv")
+    assert sound_of(out / row["annotated"]) == ("aac", pytest.approx(2.0, abs=0.1), pytest.approx(1.0, abs=0.3))
+    assert len(pictures_of(out / row["annotated"])) == 50
+
+
+def test_a_persons_correction_of_a_track_becomes_a_row_to_train_on(labelled, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(labelled[1], out)
+    lines = rows(out / "faces.csv")
+    with (out / "faces.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*lines[0], "corrected"])
+        writer.writeheader()
+        writer.writerows([{**line, "corrected": "surprise" if line["face"] == "2" else ""} for line in lines])
+    path, counts = collect(out, tmp_path / "extra.csv", None)
+    assert counts == {"surprise": 2}
+    assert len(rows(path)) == 2
 
 
 @pytest.mark.parametrize(
