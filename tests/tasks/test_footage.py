@@ -278,7 +278,7 @@ def test_a_persons_correction_of_a_track_becomes_a_row_to_train_on(labelled, tmp
         writer.writeheader()
         writer.writerows([{**line, "corrected": "surprise" if line["face"] == "2" else ""} for line in lines])
     path, counts = collect(out, tmp_path / "extra.csv", None)
-    assert counts == {"surprise": 2}
+    assert counts["surprise"] == sum(counts.values()) == 2
     assert len(rows(path)) == 2
 
 
