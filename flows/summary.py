@@ -12,6 +12,7 @@ from rich.text import Text
 
 ROWS_SHOWN = 10  # of the tables; the rest is in the files
 PROBLEMS_SHOWN = 5
+TABLES = ("faces.csv", "frames.csv", "images.csv")
 
 
 def show_run(run: dict[str, Any], out: Path) -> None:
@@ -20,7 +21,8 @@ def show_run(run: dict[str, Any], out: Path) -> None:
     _show_faces(console, out / "faces.csv", run["faces"]["total"])
     _show_problems(console, out / "images.csv")
     images, faces, champion = run["images"], run["faces"], run["champion"]
-    print(f"Images: {images['total']:,} ({counted(images['status'])}); {_work(images, run['seconds'])}")
+    files = "Files" if (out / "frames.csv").exists() else "Images"
+    print(f"{files}: {images['total']:,} ({counted(images['status'])}); {_work(images, run['seconds'])}")
     print(f"Faces: {faces['total']:,}", end="")
     if faces["total"]:
         print(f" ({counted(faces['expressions'])});", end="")
@@ -29,7 +31,8 @@ def show_run(run: dict[str, Any], out: Path) -> None:
     print(f" {champion['test_accuracy']:.1%} right on its test faces")
     if run["drift"]["drifted"]:
         print(f"Drift: {run['drift']['reason']} (against {run['drift']['against']})")
-    print(f"Look at {out / 'report.html'}; tables: {out / 'faces.csv'}, {out / 'images.csv'}")
+    tables = [str(out / name) for name in TABLES if (out / name).exists()]
+    print(f"Look at {out / 'report.html'}; tables: {', '.join(tables)}")
 
 
 def _work(images: Mapping[str, int], seconds: float) -> str:
