@@ -1,6 +1,6 @@
 """Stage `teach`: what a trained candidate answers for the training faces, for others to learn from.
 
-    python -m tasks.teach large
+    python -m tasks.teach vgg_like
 
 Distillation (Hinton et al. 2015, arXiv:1503.02531): people dispute a third of FER2013's labels, and a network that has seen all
 faces says of each what else it may be. Reads models/candidates/NAME/model.keras and data/arrays/, writes data/taught/NAME.npy:

@@ -44,7 +44,7 @@ def test_the_committed_file_is_right() -> None:
             "labels: taught",
             "candidates.modelo_01: `labels: taught` and the section `taught` go together",
         ),
-        ("teachers: [large]", "teachers: [larg]", "teachers: no candidate 'larg'; did you mean 'large'?"),
+        ("teachers: [large_untaught,", "teachers: [larg,", "teachers: no candidate 'larg'; did you mean 'large'?"),
         (
             "network: modelo_01\n    labels: arrays",
             "network: modelo_01\n    labels: taught\n    taught: {by: [dense], share: 0.5}",

@@ -372,9 +372,9 @@ def test_those_who_teach_come_before_the_taught() -> None:
     order = rebuild.stages(params.load(ROOT / "params.yaml"))
     assert order[:2] == ["ingest", "parse"]
     assert (
-        order.index("train@large")
-        < order.index("teach@large")
-        < order.index("train@small")
-        < order.index("evaluate@small")
+        order.index("train@large_untaught")
+        < order.index("teach@large_untaught")
+        < order.index("train@large")
+        < order.index("evaluate@large")
     )
     assert len(order) == len(set(order))

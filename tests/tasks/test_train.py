@@ -126,7 +126,7 @@ def test_the_fast_recipe_learns_the_made_set(tmp_path: Path) -> None:
     faces = normalise(np.stack([draw_face(EXPRESSIONS[label], rng) for label in labels]))
     made = stage.Data([faces[:1750]], targets(labels[:1750], None), faces[1750:], labels[1750:])
     narrow = {"epochs": 6, "batch": 32, "options": {"widths": [16, 32, 64, 128]}}
-    recipe = load(ROOT / "params.yaml").candidate("large").model_copy(update=narrow)
+    recipe = load(ROOT / "params.yaml").candidate("large_untaught").model_copy(update=narrow)
     keras.utils.set_random_seed(7)
     keras.config.set_dtype_policy("mixed_bfloat16")
     checkpoint = Checkpoint(tmp_path / "small" / "epochs.npz", "fingerprint", [], max_minutes=15.0)
