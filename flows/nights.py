@@ -41,6 +41,8 @@ RECIPE: dict[str, Any] = {
     "precision": "float32",
     "optimizer": {"name": "adam", "learning_rate": 0.003},
     "schedule": "constant",
+    "augment": {"mirror": True},
+    "sizes": [],
 }
 
 
