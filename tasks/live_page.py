@@ -7,7 +7,7 @@ import json
 import re
 
 from tasks.expressions import COLOURS, EXPRESSIONS
-from tasks.report import LABELS_IN_PORTUGUESE, checksum, part
+from tasks.report import LABELS_IN_PORTUGUESE, checksum, page_json, part
 
 STYLES = ("page.css", "live.css")
 SCRIPTS = ("common.js", "live.js")
@@ -29,7 +29,7 @@ def live_page(camera: str, champion: str) -> tuple[str, str]:
         "colours": [COLOURS[name] for name in EXPRESSIONS],
         "portuguese": json.loads(part("live_portuguese.json")) | LABELS_IN_PORTUGUESE,
     }
-    parts = {"style": style, "script": script, "known": json.dumps(known).replace("<", "\\u003c")}
+    parts = {"style": style, "script": script, "known": page_json(known)}
     document = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], part("live.html"))
     policy = (
         f"default-src 'none'; script-src '{checksum(script)}'; style-src '{checksum(style)}'; connect-src 'self'; "

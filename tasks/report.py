@@ -18,13 +18,8 @@ from tasks.files import replacing
 from tasks.footage import Band
 
 PARTS = Path(__file__).parent / "page"
-SCRIPTS = (
-    "common.js",
-    "gallery.js",
-    "timeline.js",
-    "dialog.js",
-    "page.js",
-)  # in this order: the last one starts the page
+# In this order: the last one starts the page.
+SCRIPTS = ("common.js", "gallery.js", "timeline.js", "dialog.js", "page.js")
 WHOLE = 10_000  # probabilities are integers in ten-thousandths
 KEY_FRAME = 0.5  # s that a band lasts at least to have its picture in the page
 LABELS_IN_PORTUGUESE = {
@@ -74,7 +69,7 @@ def write_report(path: Path, run: dict[str, Any], images: Iterable[ReportImage])
         page.write(before)
         separator = "[\n"
         for image in images:
-            page.write(separator + _json(_row(image)))
+            page.write(separator + page_json(_row(image)))
             separator = ",\n"
         page.write("\n]" if separator == ",\n" else "[]")
         page.write(after)
@@ -95,7 +90,7 @@ def _template(run: dict[str, Any]) -> tuple[str, str]:
         "style_checksum": checksum(style),
         "script": script,
         "script_checksum": checksum(script),
-        "run": _json(known),
+        "run": page_json(known),
     }
     before, _, after = part("page.html").partition("{{images}}")
     # In one pass, so that braces in what is put in stay as they are.
@@ -131,6 +126,6 @@ def _face(face: ReportFace) -> list[Any]:
     return [face.number, *box, int(face.review), picture, *(round(p * WHOLE) for p in face.probabilities)]
 
 
-def _json(content: Any) -> str:
+def page_json(content: Any) -> str:
     """JSON in ASCII that cannot end the element it stands in."""
     return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

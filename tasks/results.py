@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -196,15 +197,16 @@ def write_tables(results: Iterable[Labelled], out: Path, run: Run) -> Counts:
 
 def write_frames(store: Store, out: Path, run: Run) -> None:
     """Write the table of the faces in the videos' frames, in both forms; none if there is no video."""
-    videos = [result for result in store.results(*run.keys) if result.file.is_video]
-    if not videos:
+    videos = (result.file for result in store.results(*run.keys) if result.file.is_video)
+    first = next(videos, None)
+    if first is None:
         for ending in (".csv", ".parquet"):
             (out / f"frames{ending}").unlink(missing_ok=True)
         return
     with _table(out / "frames", FRAME_COLUMNS) as add:
-        for result in videos:
-            path = shown(result.file.shown)
-            for number, time, track, face in store.sightings(result.file):
+        for file in chain([first], videos):
+            path = shown(file.shown)
+            for number, time, track, face in store.sightings(file):
                 add((path, time, number, track, *face.box[:-1], face.label, face.confidence, *face.probabilities))
 
 
