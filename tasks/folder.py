@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.errors import UserError
-from tasks.footage import How, People, Sighting, Watch, steadied
+from tasks.footage import Band, How, People, Sighting, Watch, steadied
 from tasks.label import Labelled, champion_of, label_images, make_settings, refused
 from tasks.params import Drift, Footage, Label
 from tasks.paths import CHAMPION
@@ -119,15 +119,7 @@ class Job:
             result = refused(file, error)
             self._store.add([result], self.how.key)
         else:
-            people = People()
-            for sighting in self._steadied(file):
-                people.add(sighting)
-            status = "ok" if people.bands else "no_face"
-            milliseconds = round((time.monotonic() - started) * 1000, 1)
-            result = Labelled(
-                file, status, problem, video.format, video.width, video.height, milliseconds, people.faces()
-            )
-            self._store.finish_video(result, self._steadied(file), people.bands, self.how.key)
+            result = self._finish(file, video, problem, started)
         self._labelled += 1
         return result
 
@@ -140,8 +132,22 @@ class Job:
             progress(segment.time, video.seconds)
         return watch.problem
 
-    def _steadied(self, file: ImageFile) -> Iterator[Sighting]:
-        return steadied(self._store.sightings(file), self.how.footage.smooth)
+    def _finish(self, file: ImageFile, video: Video, problem: str, started: float) -> Labelled:
+        """Make what was seen of a video its result; `started` is of time.monotonic()."""
+        people = People()
+
+        def steady() -> Iterator[Sighting]:
+            for sighting in steadied(self._store.sightings(file), self.how.footage.smooth):
+                people.add(sighting)
+                yield sighting
+
+        def outcome() -> tuple[Labelled, list[Band]]:
+            status = "ok" if people.bands else "no_face"
+            milliseconds = round((time.monotonic() - started) * 1000, 1)
+            size = video.format, video.width, video.height
+            return Labelled(file, status, problem, *size, milliseconds, people.faces()), people.bands
+
+        return self._store.finish_video(file, steady(), outcome, self.how.key)
 
     def finish(
         self,

@@ -2,15 +2,17 @@
 
 A video is a source of frames for the engine that labels photos (tasks/label.py): decoding goes on while threads look for faces,
 and the faces of several frames are classified together. Faces are followed from frame to frame as they are found (a track is a
-person as far as the video goes), and expressions are smoothed along a track at the end, from both sides.
+person as far as the video goes). The network is asked about a track several times within the time over which expressions are
+smoothed, and not in every frame: that happens at the end, from both sides, and gives each frame its answer.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice, tee
+from math import inf
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -20,16 +22,18 @@ from numpy.typing import NDArray
 
 from tasks.champion import Champion
 from tasks.expressions import EXPRESSIONS
+from tasks.faces import FaceBox
 from tasks.files import sha256
-from tasks.label import BATCH, Cut, Face, Settings, champion_of, classify, look
+from tasks.label import BATCH, Cut, Face, Settings, Spot, champion_of, classify, cut_out, find_spots
 from tasks.params import Footage
 from tasks.photos import RefusedError
 from tasks.threads import in_order
 from tasks.tracks import Seen, Tracker, smoothed
-from tasks.videos import Frame, Video, frames
+from tasks.videos import Frame, Video, frames, slot
 
 SEGMENT = 64  # frames that are kept together; a kill loses no more than these
 AHEAD = 4  # frames a thread, decoded before they are looked at: each takes megabytes
+ASKED = 2  # times within `smooth` that the network is asked about a track; more changes nothing once it is smoothed
 PICTURE = 1.0  # s between the pictures that are kept of a track
 BREAK = 1.0  # s without its face after which a band ends
 ENGINE = [  # as in tasks/label.py
@@ -56,15 +60,24 @@ class Sighting(NamedTuple):
     number: int  # of the frame
     time: float  # s from the beginning
     track: int  # 1 and up
-    face: Face  # with crop and thumbnail about once a second of a track, else without
+    face: Face  # with crop and thumbnail about once a second of a track, else without; see ASKED for its probabilities
 
 
 class Found(NamedTuple):
-    """A frame whose faces have no probabilities yet."""
+    """A frame, and where its faces are."""
+
+    frame: Frame
+    spots: list[Spot]
+
+
+class Followed(NamedTuple):
+    """A frame whose faces have their tracks, and those that the network is to be asked about."""
 
     number: int
     time: float
-    cuts: list[Cut]
+    boxes: list[FaceBox]
+    tracks: list[int]
+    cuts: dict[int, Cut]  # by track
 
 
 class Segment(NamedTuple):
@@ -115,10 +128,16 @@ class Watch:
         footage = how.footage
         self._frames = frames(path, video, footage.every, footage.start, footage.stop, done)
         self._tracker = Tracker()
+        self._asked: dict[int, float] = {}  # the stretch of time in which the network was asked last about a track
         self._pictured: dict[int, float] = {}  # when there was the last picture of a track
-        for time, sightings in groupby(known, attrgetter("time")):
-            for track in self._tracker.update(time, [sighting.face.box for sighting in sightings]):
-                self._wants_picture(track, time)
+        for time, group in groupby(known, attrgetter("time")):
+            sightings = list(group)
+            self._tracker.update(time, [sighting.face.box for sighting in sightings])
+            for each in sightings:
+                if each.face.probabilities:
+                    self._asked[each.track] = self._stretch(time)
+                if each.face.crop:
+                    self._pictured[each.track] = time
 
     def __iter__(self) -> Iterator[Segment]:
         """Whole segments, so that a video watched in parts has those of one that was watched at once."""
@@ -131,14 +150,9 @@ class Watch:
         champion = champion_of(self._how.settings)
         answer = partial(_classify, champion=champion, mirror=self._how.settings.mirror)
         found = in_order(partial(_look, settings=self._how.settings), self._readable(), self._workers, AHEAD)
-        for batch in in_order(answer, _batches(found), self._workers, ahead=1):
-            for (number, time, cuts), answers in batch:
-                tracks = self._tracker.update(time, [cut.box for cut in cuts])
-                faces = [
-                    Face(cut.box, probabilities, *(cut.pictures() if self._wants_picture(track, time) else (b"", b"")))
-                    for track, cut, probabilities in zip(tracks, cuts, answers, strict=True)
-                ]
-                yield time, [Sighting(number, time, *each) for each in zip(tracks, faces, strict=True)]
+        for batch in in_order(answer, _batches(map(self._follow, found)), self._workers, ahead=1):
+            for followed, answers in batch:
+                yield followed.time, list(self._sightings(followed, answers))
 
     def _readable(self) -> Iterator[Frame]:
         """The frames up to where the file is damaged: what was read before still counts."""
@@ -146,6 +160,29 @@ class Watch:
             yield from self._frames
         except RefusedError as error:
             self.problem = error.reason
+
+    def _follow(self, found: Found) -> Followed:
+        """Give the next frame's faces their tracks, and cut out those about which the network is to be asked."""
+        frame, time = found.frame, found.frame.time
+        boxes = [spot.rounded for spot in found.spots]
+        tracks = self._tracker.update(time, boxes)
+        stretch = self._stretch(time)
+        asked = {
+            track: spot for track, spot in zip(tracks, found.spots, strict=True) if self._asked.get(track) != stretch
+        }
+        self._asked |= dict.fromkeys(asked, stretch)
+        cuts = cut_out(frame.view(inf), frame.width, list(asked.values())) if asked else []
+        return Followed(frame.number, time, boxes, tracks, dict(zip(asked, cuts, strict=True)))
+
+    def _stretch(self, time: float) -> float:
+        """The stretch of time, `smooth` / ASKED long, that a time belongs to."""
+        return slot(time, self._how.footage.smooth / ASKED)
+
+    def _sightings(self, followed: Followed, answers: Mapping[int, tuple[float, ...]]) -> Iterator[Sighting]:
+        for box, track in zip(followed.boxes, followed.tracks, strict=True):
+            pictured = track in answers and self._wants_picture(track, followed.time)
+            pictures = followed.cuts[track].pictures() if pictured else (b"", b"")
+            yield Sighting(followed.number, followed.time, track, Face(box, answers.get(track, ()), *pictures))
 
     def _wants_picture(self, track: int, time: float) -> bool:
         """Whether there is none of a track of this second."""
@@ -156,13 +193,13 @@ class Watch:
 
 
 def _look(frame: Frame, settings: Settings) -> Found:
-    return Found(frame.number, frame.time, look(frame.view, frame.width, settings))
+    return Found(frame, find_spots(frame.view, frame.width, settings)[1])
 
 
-def _batches(found: Iterable[Found]) -> Iterator[list[Found]]:
-    """Several frames each, together BATCH faces or a few more; or BATCH frames."""
-    batch: list[Found] = []
-    for each in found:
+def _batches(frames: Iterable[Followed]) -> Iterator[list[Followed]]:
+    """Several frames each, with BATCH faces to ask about or a few more; or BATCH frames."""
+    batch: list[Followed] = []
+    for each in frames:
         batch.append(each)
         if max(len(batch), sum(len(frame.cuts) for frame in batch)) >= BATCH:
             yield batch
@@ -171,18 +208,27 @@ def _batches(found: Iterable[Found]) -> Iterator[list[Found]]:
         yield batch
 
 
-def _classify(batch: list[Found], champion: Champion, mirror: bool) -> list[tuple[Found, list[tuple[float, ...]]]]:
-    """Frames with the probabilities of their faces."""
-    crops = [cut.crop for frame in batch for cut in frame.cuts]
+def _classify(
+    batch: list[Followed], champion: Champion, mirror: bool
+) -> list[tuple[Followed, dict[int, tuple[float, ...]]]]:
+    """Frames with the probabilities of the faces that were cut out of them, by track."""
+    crops = [cut.crop for frame in batch for cut in frame.cuts.values()]
     rows = iter(classify(np.stack(crops), champion, mirror) if crops else ())
-    return [(frame, list(islice(rows, len(frame.cuts)))) for frame in batch]
+    return [(frame, {track: next(rows) for track in frame.cuts}) for frame in batch]
+
+
+NOT_ASKED = (np.nan,) * len(EXPRESSIONS)
 
 
 def steadied(sightings: Iterable[Sighting], seconds: float) -> Iterator[Sighting]:
     """The sightings of a whole video with probabilities that are smoothed along each track (`tasks.tracks.smoothed`)."""
     of_frames, again = tee(list(group) for _, group in groupby(sightings, attrgetter("time")))
     seen = (
-        Seen(group[0].time, [each.track for each in group], np.array([each.face.probabilities for each in group]))
+        Seen(
+            group[0].time,
+            [each.track for each in group],
+            np.array([each.face.probabilities or NOT_ASKED for each in group]),
+        )
         for group in again
     )
     for group, rows in zip(of_frames, smoothed(seen, seconds), strict=True):

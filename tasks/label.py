@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -201,6 +201,19 @@ def _find_faces(file: ImageFile, settings: Settings) -> _Found:
     return _Found(known._replace(faces=faces, status="ok" if faces else "no_face"), crops)
 
 
+class Spot(NamedTuple):
+    """Where a face is, in px of the upright original."""
+
+    box: FaceBox
+    square: tuple[float, float, float]  # what the network is to see of it: left, top, side
+
+    @property
+    def rounded(self) -> FaceBox:
+        """The box as tables show it."""
+        left, top, width, height = map(round, self.box[:4])
+        return FaceBox(left, top, width, height, None if self.box.score is None else round(self.box.score, 3))
+
+
 class Cut(NamedTuple):
     """A face cut out of a picture."""
 
@@ -224,23 +237,34 @@ def look(view: Callable[[float], NDArray[np.uint8]], width: int, settings: Setti
     """
     if whole:
         image = view(FACE_SIZE)
-        boxes = [_largest_square(image.shape[1], image.shape[0])]
-        squares = [boxes[0][:3]]
-    else:
-        detector = thread_detector(settings.detector, settings.detector_options)
-        image = view(detector.long_side)
-        boxes = detector.detect(image)
-        squares = [detector.framing.square(box) for box in boxes]
-    if not boxes:
-        return []
+        box = _largest_square(width, width * image.shape[0] / image.shape[1])
+        return cut_out(image, width, [Spot(box, box[:3])])
+    image, spots = find_spots(view, width, settings)
+    if spots:
+        smallest = min(spot.square[2] for spot in spots) * image.shape[1] / width
+        if (
+            image.shape[1] < width and smallest < FACE_SIZE
+        ):  # the network can use more than was decoded to find the faces
+            image = view(max(image.shape) * FACE_SIZE / smallest)
+    return cut_out(image, width, spots)
+
+
+def find_spots(
+    view: Callable[[float], NDArray[np.uint8]], width: int, settings: Settings
+) -> tuple[NDArray[np.uint8], list[Spot]]:
+    """Find the faces in a picture; returns the picture that they were found in, and where they are. Arguments as of `look`."""
+    detector = thread_detector(settings.detector, settings.detector_options)
+    image = view(detector.long_side)
     scale = width / image.shape[1]
-    smallest = min(side for _, _, side in squares)
-    if scale > 1 and smallest < FACE_SIZE:  # the network can use more than was decoded to find the faces
-        larger = view(max(image.shape) * FACE_SIZE / smallest)
-        zoom = larger.shape[1] / image.shape[1]
-        image, squares = larger, [(left * zoom, top * zoom, side * zoom) for left, top, side in squares]
-    cut = [crop_square(image, *square, box.tilt) for square, box in zip(squares, boxes, strict=True)]
-    return [Cut(_rounded(box, scale), _network_input(square), square) for box, square in zip(boxes, cut, strict=True)]
+    boxes = [_scaled(box, scale) for box in detector.detect(image)]
+    return image, [Spot(box, detector.framing.square(box)) for box in boxes]
+
+
+def cut_out(image: NDArray[np.uint8], width: int, spots: Sequence[Spot]) -> list[Cut]:
+    """Cut faces out of a picture, BGR, uint8, (H, W, 3), of an original that is `width` px wide."""
+    zoom = image.shape[1] / width
+    squares = [crop_square(image, left * zoom, top * zoom, side * zoom, box.tilt) for box, (left, top, side) in spots]
+    return [Cut(spot.rounded, _network_input(square), square) for spot, square in zip(spots, squares, strict=True)]
 
 
 _local = threading.local()
@@ -255,14 +279,13 @@ def thread_detector(name: str, options: tuple[tuple[str, Any], ...]) -> Detector
     return detector
 
 
-def _largest_square(width: int, height: int) -> FaceBox:
+def _scaled(box: FaceBox, scale: float) -> FaceBox:
+    return FaceBox(box.x * scale, box.y * scale, box.width * scale, box.height * scale, box.score, box.tilt)
+
+
+def _largest_square(width: float, height: float) -> FaceBox:
     side = min(width, height)
     return FaceBox((width - side) / 2, (height - side) / 2, side, side, None)
-
-
-def _rounded(box: FaceBox, scale: float) -> FaceBox:
-    left, top, width, height = (round(value * scale) for value in box[:4])
-    return FaceBox(left, top, width, height, None if box.score is None else round(box.score, 3))
 
 
 def _network_input(square: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ settings are the same; so a second run does only what is new, changed, or was ne
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +47,7 @@ UNFINISHED = """
         AND images.size = source.size AND images.stamp = source.stamp AND images.settings = ?
     WHERE video = ? AND images.key IS NULL"""
 ROWS_AT_ONCE = 500
+UNKNOWN = (None,) * len(EXPRESSIONS)
 
 
 class Store:
@@ -193,7 +194,8 @@ class Store:
         while rows := self._connection.execute(query, (key, last, end, ROWS_AT_ONCE)).fetchall():
             for _, _, number, time, track, x, y, width, height, score, *probabilities, crop, thumbnail in rows:
                 box = FaceBox(x, y, width, height, score)
-                yield Sighting(number, time, track, Face(box, tuple(probabilities), crop, thumbnail))
+                known = () if probabilities[0] is None else tuple(probabilities)
+                yield Sighting(number, time, track, Face(box, known, crop, thumbnail))
             last = rows[-1][0]
 
     def bands(self, file: ImageFile) -> list[Band]:
@@ -208,22 +210,27 @@ class Store:
         ]
 
     def finish_video(
-        self, result: Labelled, steadied: Iterable[Sighting], bands: Iterable[Band], settings: str
-    ) -> None:
-        """Make what was seen of a video its result; all or nothing.
+        self,
+        file: ImageFile,
+        steadied: Iterable[Sighting],
+        outcome: Callable[[], tuple[Labelled, Iterable[Band]]],
+        settings: str,
+    ) -> Labelled:
+        """Make what was seen of a video its result, and return that; all or nothing.
 
         Args:
-            result: of the video, a face a track.
+            file: the video.
             steadied: all sightings once more; may be made of `sightings` as it goes.
-            bands: of the tracks.
+            outcome: asked for the result, a face a track, and the bands of the tracks, when all of `steadied` was taken.
             settings: of the result.
         """
-        key = os.fsencode(result.file.key)
+        key = os.fsencode(file.key)
         with self._explained(), self._transaction():
             last = self._value("SELECT coalesce(max(rowid), 0) FROM sightings")
             self._add_sightings(
                 key, (each._replace(face=each.face._replace(crop=b"", thumbnail=b"")) for each in steadied)
             )
+            result, bands = outcome()
             self._connection.execute("DELETE FROM sightings WHERE key = ? AND rowid <= ?", (key, last))
             self._connection.execute("DELETE FROM watched WHERE key = ?", (key,))
             self._connection.execute("DELETE FROM bands WHERE key = ?", (key,))
@@ -235,12 +242,13 @@ class Store:
                 ),
             )
             self._add(result, settings if result.failure is None else "")
+        return result
 
     def _add_sightings(self, key: bytes, sightings: Iterable[Sighting]) -> None:
         self._connection.executemany(
             f"INSERT INTO sightings VALUES ({', '.join('?' * (11 + len(EXPRESSIONS)))})",
             (
-                (key, number, time, track, *face.box[:-1], *face.probabilities, face.crop, face.thumbnail)
+                (key, number, time, track, *face.box[:-1], *(face.probabilities or UNKNOWN), face.crop, face.thumbnail)
                 for number, time, track, face in sightings
             ),
         )

@@ -4,8 +4,9 @@ A track is a number within its video and nothing more: nobody is recognised, and
 back is a new track.
 """
 
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,41 +24,53 @@ GROWTH = 2.0  # a second, of the logarithm of the side: how quickly faces come n
 JITTER = 0.05  # sides, of a detector's boxes
 
 
-class _Track:
-    """Where a face was, and by its motion where it will be (a Kalman filter of constant velocity; OpenCV's).
+class Place(NamedTuple):
+    """Where a face is, and how large."""
 
-    Its state is centre x, centre y, logarithm of the side, and the centre's velocity; lengths are in px. The side has no
-    velocity: a face that goes behind another becomes small for a moment.
+    x: float  # px, of its centre
+    y: float
+    size: float  # logarithm of the side in px
+
+
+class _Track:
+    """Where a face was, and by its motion where it will be: a Kalman filter of constant velocity.
+
+    The size has no velocity: a face that goes behind another becomes small for a moment. Both directions have the same noise, so
+    that one covariance of centre and velocity serves both, and the filter is a handful of numbers; cv2.KalmanFilter, on
+    matrices, takes many times as long.
     """
 
-    def __init__(self, number: int, time: float, seen: NDArray[np.float64]) -> None:
-        import cv2
-
+    def __init__(self, number: int, time: float, seen: Place) -> None:
         self.number, self.time = number, time
-        self._filter = cv2.KalmanFilter(5, 3, 0, cv2.CV_64F)
-        self._filter.measurementMatrix = np.eye(3, 5)
-        self._filter.statePost = np.concatenate([seen, np.zeros(2)])[:, np.newaxis]
-        side = np.exp(seen[2])
-        self._filter.errorCovPost = np.diag([JITTER * side, JITTER * side, JITTER, side, side]) ** 2
+        self._x, self._y, self._size = seen
+        self._right = self._down = 0.0
+        side = math.exp(self._size)
+        self._place, self._both, self._speed = (JITTER * side) ** 2, 0.0, side**2  # covariance
+        self._resized = JITTER**2  # variance of the logarithm of the side
 
-    def expected(self, time: float) -> NDArray[np.float64]:
-        """Where the face is expected, float64, (3,)."""
-        x, y, size, right, down = self._filter.statePost[:, 0]
+    def expected(self, time: float) -> Place:
+        """Where the face is expected."""
         step = time - self.time
-        return np.array([x + step * right, y + step * down, size])
+        return Place(self._x + step * self._right, self._y + step * self._down, self._size)
 
-    def see(self, time: float, seen: NDArray[np.float64]) -> None:
+    def see(self, time: float, seen: Place) -> None:
         """Take in where the face was found."""
-        step, side = time - self.time, np.exp(seen[2])
-        self._filter.transitionMatrix = np.eye(5) + step * (np.eye(5, k=3))
-        noise = np.outer(effect := np.array([step**2 / 2, step]), effect) * (ACCELERATION * side) ** 2
-        self._filter.processNoiseCov = np.zeros((5, 5))
-        for place in (0, 1):  # of a random acceleration to the right and down
-            self._filter.processNoiseCov[np.ix_([place, place + 3], [place, place + 3])] = noise
-        self._filter.processNoiseCov[2, 2] = (GROWTH * step) ** 2
-        self._filter.measurementNoiseCov = np.diag([JITTER * side, JITTER * side, JITTER]) ** 2
-        self._filter.predict()
-        self._filter.correct(seen[:, np.newaxis])
+        step, side = time - self.time, math.exp(seen.size)
+        expected = self.expected(time)
+        push = (ACCELERATION * side) ** 2  # variance of a random acceleration
+        place = self._place + step * (2 * self._both + step * self._speed) + push * step**4 / 4
+        both = self._both + step * self._speed + push * step**3 / 2
+        speed = self._speed + push * step**2
+        noise = (JITTER * side) ** 2
+        gain, speed_gain = place / (place + noise), both / (place + noise)
+        right, down = seen.x - expected.x, seen.y - expected.y
+        self._x, self._y = expected.x + gain * right, expected.y + gain * down
+        self._right += speed_gain * right
+        self._down += speed_gain * down
+        self._place, self._both, self._speed = (1 - gain) * place, (1 - gain) * both, speed - speed_gain * both
+        resized = self._resized + (GROWTH * step) ** 2
+        self._size += resized / (resized + JITTER**2) * (seen.size - self._size)
+        self._resized = resized * JITTER**2 / (resized + JITTER**2)
         self.time = time
 
 
@@ -78,9 +91,7 @@ class Tracker:
 
         self._tracks = [track for track in self._tracks if time - track.time <= LOST]
         seen = [_measured(box) for box in boxes]
-        costs = np.reshape(
-            [_cost(track, time, each) for each in seen for track in self._tracks], (len(seen), len(self._tracks))
-        )
+        costs = _costs(self._tracks, time, seen)
         taken = {
             int(box): self._tracks[track]
             for box, track in zip(*linear_sum_assignment(np.minimum(costs, 1.0)), strict=True)
@@ -88,7 +99,7 @@ class Tracker:
         }
         return [self._take(taken.get(index), time, each).number for index, each in enumerate(seen)]
 
-    def _take(self, track: _Track | None, time: float, seen: NDArray[np.float64]) -> _Track:
+    def _take(self, track: _Track | None, time: float, seen: Place) -> _Track:
         if track:
             track.see(time, seen)
             return track
@@ -97,63 +108,69 @@ class Tracker:
         return self._tracks[-1]
 
 
-def _measured(box: FaceBox) -> NDArray[np.float64]:
-    return np.array([box.x + box.width / 2, box.y + box.height / 2, np.log(max(box.width * box.height, 1.0)) / 2])
+def _measured(box: FaceBox) -> Place:
+    return Place(box.x + box.width / 2, box.y + box.height / 2, math.log(max(box.width * box.height, 1.0)) / 2)
 
 
-def _cost(track: _Track, time: float, seen: NDArray[np.float64]) -> float:
-    """How unlikely it is that the face seen is the track's, 0 to 1; 1 and more if it cannot be."""
-    expected = track.expected(time)
-    side = np.exp((expected[2] + seen[2]) / 2)
-    reach = min(REACH + REACH_A_SECOND * (time - track.time), REACH_MOST)
-    away = np.hypot(*(seen[:2] - expected[:2])) / side / reach
-    resized = abs(seen[2] - expected[2]) / RESIZE
-    return float(max(away, resized))
+def _costs(tracks: Sequence[_Track], time: float, faces: Sequence[Place]) -> NDArray[np.float64]:
+    """How unlikely it is that a face is a track's, (faces, tracks), 0 to 1; 1 and more if it cannot be."""
+    seen = np.array(faces).reshape(-1, 1, 3)
+    expected = np.array([track.expected(time) for track in tracks]).reshape(-1, 3)
+    unseen = np.array([time - track.time for track in tracks])
+    reach = np.minimum(REACH + REACH_A_SECOND * unseen, REACH_MOST)
+    apart = seen - expected
+    side = np.exp((seen[..., 2] + expected[:, 2]) / 2)
+    away = np.hypot(apart[..., 0], apart[..., 1]) / side / reach
+    costs: NDArray[np.float64] = np.maximum(away, np.abs(apart[..., 2]) / RESIZE)
+    return costs
 
 
 class Seen(NamedTuple):
     """A frame's faces: when, whose, and what the network says of each."""
 
     time: float  # s
-    tracks: Sequence[int]
-    probabilities: NDArray[np.float64]  # (faces, 7)
+    tracks: Sequence[int] | NDArray[np.int64]
+    probabilities: NDArray[np.float64]  # (faces, 7); NaN for a face that it was not asked about
 
 
 def smoothed(frames: Iterable[Seen], seconds: float) -> Iterator[NDArray[np.float64]]:
     """The probabilities of each frame's faces, (faces, 7), averaged over the frames around it in which the same track is.
 
     Frames before and after count alike, by a Gaussian with a standard deviation of `seconds`, out to three of them; memory
-    holds no more. 0 averages nothing.
+    holds no more. 0 averages nothing. NaN remains only where a track has no answer within that reach.
     """
     if seconds <= 0:
         yield from (frame.probabilities for frame in frames)
         return
     reach = 3 * seconds
-    around: deque[Seen] = deque()
+    around: deque[Seen] = deque()  # answers only
     waiting: deque[Seen] = deque()
 
     def average() -> NDArray[np.float64]:
         frame = waiting.popleft()
-        while around[0].time < frame.time - reach:
+        while around and around[0].time < frame.time - reach:
             around.popleft()
         return _average(frame, around, seconds)
 
     for frame in frames:
         while waiting and waiting[0].time < frame.time - reach:
             yield average()
-        around.append(frame)
+        known = ~np.isnan(frame.probabilities[:, 0])
+        if known.any():
+            around.append(Seen(frame.time, np.asarray(frame.tracks)[known], frame.probabilities[known]))
         waiting.append(frame)
     while waiting:
         yield average()
 
 
-def _average(frame: Seen, around: Iterable[Seen], seconds: float) -> NDArray[np.float64]:
-    sums, weights = np.zeros_like(frame.probabilities), np.zeros((len(frame.tracks), 1))
-    places = {track: place for place, track in enumerate(frame.tracks)}
-    for other in around:
-        weight = np.exp(-(((other.time - frame.time) / seconds) ** 2) / 2)
-        for track, probabilities in zip(other.tracks, other.probabilities, strict=True):
-            if (place := places.get(track)) is not None:
-                sums[place] += weight * probabilities
-                weights[place] += weight
-    return sums / weights
+def _average(frame: Seen, around: Collection[Seen], seconds: float) -> NDArray[np.float64]:
+    if not around:
+        return frame.probabilities
+    times = np.repeat([other.time for other in around], [len(other.tracks) for other in around])
+    tracks = np.concatenate([other.tracks for other in around])
+    weights = np.exp(-(((times - frame.time) / seconds) ** 2) / 2) * (np.reshape(frame.tracks, (-1, 1)) == tracks)
+    with np.errstate(invalid="ignore"):
+        average: NDArray[np.float64] = (
+            weights @ np.concatenate([other.probabilities for other in around]) / weights.sum(axis=1, keepdims=True)
+        )
+    return average

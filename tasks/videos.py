@@ -31,6 +31,9 @@ USUAL_RATE = 25.0  # frames a second
 PLACES = 3  # of a time in seconds
 MOST_FAULTS = 1000  # damaged places; after so many, the rest is not looked at
 CUT_SHORT = 1.0  # s; a file that ends so long before the end it claims has lost a part
+MOST_SHRUNK = (
+    640  # px; larger views come in full size: FFmpeg converts a frame in a third of the time if it need not scale it
+)
 LEAST_SIDE = 2  # px; the colours of most videos have half the resolution
 
 
@@ -54,10 +57,10 @@ class Frame(NamedTuple):
     raw: "av.VideoFrame"
 
     def view(self, long_side: float) -> NDArray[np.uint8]:
-        """BGR, uint8, shape (H, W, 3), upright, its longer side `long_side` px or, if that is smaller, its own."""
+        """BGR, uint8, shape (H, W, 3), upright, its longer side `long_side` px; its own, if that is smaller or more is wanted."""
         import cv2
 
-        shrunk = min(1.0, long_side / max(self.width, self.height))
+        shrunk = min(1.0, long_side / max(self.width, self.height)) if long_side <= MOST_SHRUNK else 1.0
         size = [max(LEAST_SIDE, round(side * shrunk)) for side in (self.width, self.height)]
         turns = _quarter_turns(self.raw)
         across, down = reversed(size) if turns % 2 else size
@@ -125,7 +128,7 @@ def frames(
 
     faults = Faults()
     time = 0.0
-    slot = None if done is None else _slot(done, every)
+    given = None if done is None else slot(done, every)
     begin = start if done is None else max(start, done)
     if 0 < video.seconds <= start:
         raise RefusedError("unsupported", f"it ends after {video.seconds:.1f} s, before the part that is asked for")
@@ -138,9 +141,9 @@ def frames(
             time = time + 1 / (video.rate or USUAL_RATE) if raw.time is None else round(raw.time - origin, PLACES)
             if stop is not None and time >= stop:
                 return
-            if time < start or (done is not None and time <= done) or _slot(time, every) == slot:
+            if time < start or (done is not None and time <= done) or slot(time, every) == given:
                 continue
-            slot = _slot(time, every)
+            given = slot(time, every)
             yield Frame(round(time * video.rate), time, *_upright_size(raw, stream), raw)
         if faults.count:
             raise RefusedError("unreadable", f"{faults.count} damaged places, the first after {faults.first:.1f} s")
@@ -148,7 +151,7 @@ def frames(
             raise RefusedError("unreadable", f"cut short: it ends after {time:.1f} of {video.seconds:.1f} s")
 
 
-def _slot(time: float, every: float) -> float:
+def slot(time: float, every: float) -> float:
     """Which multiple of `every` a time belongs to; without one, each time is its own."""
     return (time + 10**-PLACES) // every if every else time
 

@@ -17,7 +17,9 @@ import pytest
 from conftest import ASTRONAUT, CHAMPION, ROOT, rows
 from made_videos import Actor, serious, smiling, write_sound, write_video
 
+from tasks import footage
 from tasks.collect import collect
+from tasks.expressions import EXPRESSIONS
 from tasks.folder import label_folder
 from tasks.params import Footage, Label
 from tasks.results import Outputs
@@ -92,6 +94,27 @@ def test_expressions_are_those_of_the_people_and_do_not_flicker(labelled):
     for track in ("1", "2"):
         labels = [row["label"] for row in of(out, "crossing.mp4") if row["track"] == track]
         assert sum(before != after for before, after in pairwise(labels)) <= 1
+
+
+def test_frames_between_two_questions_have_the_answers_around_them(tmp_path, monkeypatch):
+    """An expression that turns every second and a half, in noise: as if the network had been asked about every frame."""
+    rng = np.random.default_rng(0)
+    smile, earnest = smiling(), cv2.resize(serious(), smiling().shape[1::-1])
+
+    def turning(time):
+        share = 0.5 - 0.5 * np.cos(2 * np.pi * time / 3)
+        face = (1 - share) * smile + share * earnest + rng.normal(0, 8, smile.shape)
+        return [Actor(face.clip(0, 255).astype(np.uint8), 60 + 20 * time, 60, 220)]
+
+    clip = write_video(tmp_path / "turning.mp4", turning, 4.0, size=SIZE)
+    label([clip], tmp_path / "some", Footage(every=0.0))
+    monkeypatch.setattr(footage, "ASKED", 1000)
+    label([clip], tmp_path / "all", Footage(every=0.0))
+    some, every = (rows(tmp_path / name / "frames.csv") for name in ("some", "all"))
+    assert len({row["label"] for row in every}) > 1
+    assert np.mean([one["label"] == other["label"] for one, other in zip(some, every, strict=True)]) > 0.95
+    apart = [abs(float(a[name]) - float(b[name])) for a, b in zip(some, every, strict=True) for name in EXPRESSIONS]
+    assert 0 < np.mean(apart) < 0.01
 
 
 def test_who_comes_and_goes(labelled):

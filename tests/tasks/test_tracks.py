@@ -2,13 +2,14 @@
 
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.faces import FaceBox
-from tasks.tracks import LOST, Seen, Tracker, smoothed
+from tasks.tracks import ACCELERATION, GROWTH, JITTER, LOST, Place, Seen, Tracker, _Track, smoothed
 
 RATES = [25.0, 5.0]  # frames a second
 
@@ -92,6 +93,33 @@ def test_no_number_twice_in_a_frame_and_none_left_out(frames, step):
         known += len(new)
 
 
+def test_a_tracks_motion_is_a_kalman_filters():
+    """The same numbers as OpenCV's filter gives, for a face that moves as it likes and is looked at irregularly."""
+    rng = np.random.default_rng(5)
+    times = np.cumsum(rng.uniform(0.02, 0.5, 40))
+    seen = np.array([300, 200, 4]) + np.cumsum(rng.normal(0, [8, 5, 0.03], (40, 3)), axis=0)
+    track = _Track(1, times[0], Place(*seen[0]))
+    reference = cv2.KalmanFilter(5, 3, 0, cv2.CV_64F)
+    reference.measurementMatrix = np.eye(3, 5)
+    reference.statePost = np.array([*seen[0], 0, 0])[:, np.newaxis]
+    side = np.exp(seen[0, 2])
+    reference.errorCovPost = np.diag([JITTER * side, JITTER * side, JITTER, side, side]) ** 2
+    for before, time, place in zip(times, times[1:], seen[1:], strict=False):
+        step, side = time - before, np.exp(place[2])
+        push = np.zeros((5, 5))
+        for axis in (0, 1):
+            moved = np.outer([step**2 / 2, step], [step**2 / 2, step]) * (ACCELERATION * side) ** 2
+            push[np.ix_([axis, axis + 3], [axis, axis + 3])] = moved
+        push[2, 2] = (GROWTH * step) ** 2
+        reference.transitionMatrix = np.eye(5) + step * np.eye(5, k=3)
+        reference.processNoiseCov = push
+        reference.measurementNoiseCov = np.diag([JITTER * side, JITTER * side, JITTER]) ** 2
+        np.testing.assert_allclose(track.expected(time), reference.predict()[:3, 0])
+        reference.correct(place[:, np.newaxis])
+        track.see(time, Place(*place))
+        np.testing.assert_allclose(track.expected(time), reference.statePost[:3, 0])
+
+
 def random_frames(count, rate=10.0, tracks=3):
     rng = np.random.default_rng(0)
     for index in range(count):
@@ -110,6 +138,22 @@ def test_smoothing_is_the_weighted_mean_of_the_same_track():
             )
             np.testing.assert_allclose(row, expected, atol=1e-3)
         np.testing.assert_allclose(rows.sum(axis=1), 1)
+
+
+def test_smoothing_answers_for_faces_that_the_network_was_not_asked_about():
+    frames = list(random_frames(60))
+    asked = [frame if index % 2 else unanswered(frame) for index, frame in enumerate(frames)]
+    answered = [frame for frame in frames[1::2] if frame.tracks]
+    for frame, rows in zip(frames, smoothed(iter(asked), 0.31), strict=True):
+        for track, row in zip(frame.tracks, rows, strict=True):
+            near = [other for other in answered if track in other.tracks and abs(other.time - frame.time) <= 0.93]
+            weights = np.exp(-((np.array([other.time for other in near]) - frame.time) ** 2) / 2 / 0.31**2)
+            answers = np.stack([other.probabilities[other.tracks.index(track)] for other in near])
+            np.testing.assert_allclose(row, weights @ answers / weights.sum(), atol=1e-3)
+
+
+def unanswered(frame):
+    return frame._replace(probabilities=np.full_like(frame.probabilities, np.nan))
 
 
 def test_smoothing_over_no_time_changes_nothing():
