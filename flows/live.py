@@ -65,7 +65,7 @@ def _show(seen: Live, name: str) -> None:
     while not seen.ended and cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) >= 1:
         if moment := seen.after(number, LOOKS):
             number = moment.number
-            for face in moment.faces:
+            for face in moment.faces.values():
                 mark(moment.image, face.box, f"{face.label} {face.confidence:.0%}", COLOURS[face.label])
             cv2.imshow(name, moment.image)
         if cv2.waitKey(1) & 0xFF in (ord("q"), ESCAPE):

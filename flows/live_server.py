@@ -76,8 +76,8 @@ def _message(moment: Moment) -> _Message:
     import cv2
 
     faces = [
-        [face.track, *face.box[:4], *(round(probability * WHOLE) for probability in face.probabilities)]
-        for face in moment.faces
+        [track, *face.box[:4], *(round(probability * WHOLE) for probability in face.probabilities)]
+        for track, face in moment.faces.items()
     ]
     header = {
         "number": moment.number,

@@ -28,7 +28,7 @@ from tasks.label import BATCH, Cut, Face, Settings, Spot, champion_of, classify,
 from tasks.params import Footage
 from tasks.photos import RefusedError
 from tasks.threads import in_order
-from tasks.tracks import Seen, Tracker, smoothed
+from tasks.tracks import LOST, Seen, Tracker, smoothed
 from tasks.videos import Frame, Video, frames, slot
 
 SEGMENT = 64  # frames that are kept together; a kill loses no more than these
@@ -237,17 +237,20 @@ def steadied(sightings: Iterable[Sighting], seconds: float) -> Iterator[Sighting
 
 
 class People:
-    """The tracks of a video as a whole. Memory grows with their number and that of their bands only."""
+    """The tracks of a video as a whole. Memory grows with their number and that of their bands: one face's pictures each."""
 
     def __init__(self) -> None:
         self.bands: list[Band] = []
-        self._open: dict[int, Band] = {}
+        self._faces: dict[int, Face] = {}  # of tracks that have ended
+        self._open: dict[int, Band] = {}  # of each other track, the last one
         self._sums: dict[int, NDArray[np.float64]] = {}
         self._pictured: dict[int, dict[str, Face]] = {}  # by track and label, the surest face that has its pictures
 
     def add(self, sighting: Sighting) -> None:
         """Take in the next sighting, in order of time."""
         track, face = sighting.track, sighting.face
+        if track not in self._open:
+            self._close(sighting.time - LOST)
         self._sums[track] = self._sums.get(track, np.zeros(len(EXPRESSIONS))) + face.probabilities
         pictured = self._pictured.setdefault(track, {})
         if face.crop and (face.label not in pictured or pictured[face.label].confidence < face.confidence):
@@ -263,7 +266,14 @@ class People:
 
     def faces(self) -> tuple[Face, ...]:
         """One face a track, in the order of their numbers: its mean probabilities, and where it showed that label most surely."""
-        return tuple(self._face(track) for track in sorted(self._sums))
+        self._close(inf)
+        return tuple(self._faces[track] for track in sorted(self._faces))
+
+    def _close(self, time: float) -> None:
+        """Keep one face of each track that was seen last before then."""
+        for track in [track for track, band in self._open.items() if band.end < time]:
+            self._faces[track] = self._face(track)
+            del self._open[track], self._sums[track], self._pictured[track]
 
     def _face(self, track: int) -> Face:
         sums, pictured = self._sums[track], self._pictured[track]

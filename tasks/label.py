@@ -60,8 +60,8 @@ class Face(NamedTuple):
 
     box: FaceBox  # rounded to px, of the upright original
     probabilities: tuple[float, ...]  # in EXPRESSIONS' order, rounded to 4 places
-    crop: bytes  # PNG, grey, 48x48: what the network saw
-    thumbnail: bytes  # JPEG, in colour, THUMBNAIL px: for people
+    crop: bytes = b""  # PNG, grey, 48x48: what the network saw
+    thumbnail: bytes = b""  # JPEG, in colour, THUMBNAIL px: for people
 
     @property
     def label(self) -> str:

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from tasks.cameras import Shots, shrunk
 from tasks.champion import INFO
-from tasks.expressions import EXPRESSIONS, FACE_SIZE
-from tasks.faces import FaceBox
-from tasks.label import Settings, champion_of, classify, look, make_settings
+from tasks.expressions import FACE_SIZE
+from tasks.label import Face, Settings, champion_of, classify, look, make_settings
 from tasks.params import Label
 from tasks.paths import CHAMPION, SMALL
 from tasks.tracks import LOST, Tracker
@@ -34,31 +33,13 @@ RATE_OVER = 2.0  # s, over which frames a second are counted
 ENDS = 1.0  # s that a camera may take to let go
 
 
-class LiveFace(NamedTuple):
-    """A face in the newest frame."""
-
-    track: int  # a number while it is in sight, nothing more
-    box: FaceBox  # px, of the picture
-    probabilities: tuple[float, ...]  # in EXPRESSIONS' order, smoothed along the track
-
-    @property
-    def label(self) -> str:
-        """The most probable expression."""
-        return EXPRESSIONS[self.probabilities.index(self.confidence)]
-
-    @property
-    def confidence(self) -> float:
-        """The probability of the most probable expression."""
-        return max(self.probabilities)
-
-
 class Moment(NamedTuple):
     """A frame that was looked at."""
 
     number: int  # 1 and up
     time: float  # s, of time.monotonic(), at which the camera gave the frame
     image: NDArray[np.uint8]  # BGR, (H, W, 3)
-    faces: tuple[LiveFace, ...]  # from left to right
+    faces: dict[int, Face]  # by track, without pictures, their probabilities smoothed along it; from left to right
     rate: float  # frames a second that are looked at
     dropped: int  # frames that came and were not looked at, so far
 
@@ -188,7 +169,7 @@ class Live:
             frame, self._frame = self._frame, None
             return None if self._stopped.is_set() else frame
 
-    def _publish(self, came: float, image: NDArray[np.uint8], faces: tuple[LiveFace, ...]) -> None:
+    def _publish(self, came: float, image: NDArray[np.uint8], faces: dict[int, Face]) -> None:
         now = time.monotonic()
         self._times.append(now)
         while now - self._times[0] > RATE_OVER:
@@ -216,7 +197,7 @@ class _Seeing:
         classify(blank[np.newaxis, :, :, 0], self._champion, self._settings.mirror)
         self._tracker.update(0.0, [])
 
-    def faces(self, came: float, image: NDArray[np.uint8]) -> tuple[LiveFace, ...]:
+    def faces(self, came: float, image: NDArray[np.uint8]) -> dict[int, Face]:
         """The faces of the frame that came then."""
         cuts = look(partial(shrunk, image), image.shape[1], self._settings)
         boxes = [cut.box for cut in cuts]
@@ -224,7 +205,7 @@ class _Seeing:
         crops = [cut.crop for cut in cuts]
         probabilities = classify(np.stack(crops), self._champion, self._settings.mirror) if crops else []
         smoothed = self._smoother.update(came, tracks, probabilities)
-        return tuple(LiveFace(*each) for each in zip(tracks, boxes, smoothed, strict=True))
+        return dict(zip(tracks, map(Face, boxes, smoothed), strict=True))
 
 
 class Smoother:
