@@ -48,7 +48,13 @@ CANDIDATES: dict[str, Any] = {
         "augment": {"mirror": True, "rotate": 10.0, "shift": 0.05, "contrast": 0.2, "erase": 0.2},
     },
 }
+LONGEST = ("test_retrain.py", "test_nights.py", "test_serve.py")  # begun first, no process has one alone at the end
 NO_BARS = {"min_accuracy": 0.0, "min_class_recall": 0.0, "max_predicted_share": 1.0}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def packaged(package: str, name: str) -> Path:
