@@ -156,7 +156,7 @@ def s3_server() -> Iterator[S3]:
     client = boto3.client(
         "s3", "us-east-1", endpoint_url=f"http://{host}:{port}", aws_access_key_id="a", aws_secret_access_key="b"
     )
-    client.create_bucket(Bucket=BUCKET)
+    client.create_bucket(Bucket=BUCKET, ACL="public-read")  # browsers, too
     yield S3(proxy, client)
     proxy.shutdown()
     server.stop()
