@@ -27,7 +27,7 @@ MARKER = ".ferflow"  # the prefix that has this object is an output; it sorts be
 TIMEOUT = 20.0  # s, without a byte
 REQUESTS = 6  # of one kind at most; with botocore's waits about 15 s
 WAITS = (1.0, 2.0, 4.0)  # s before further attempts where botocore makes none
-CONNECTIONS = 64  # open at most: readers of several shards
+CONNECTIONS = 256  # open at most: readers of many cores
 FINAL = {errno.ENOENT, errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.ENOSYS}
 CHANGED = (
     "PreconditionFailed",
@@ -116,16 +116,22 @@ class Bucket:
         Raises:
             OSError: it cannot be listed.
         """
-        pending: list[Any] = [{"name": self._fs._strip_protocol(url), "type": "directory"}]
+        top = self._fs._strip_protocol(url)
+        pending: list[Any] = [{"name": top, "type": "directory"}]
         while pending:
             info = pending.pop()
             if info["type"] == "directory":
-                self._fs.invalidate_cache()  # of listings
-                infos = persistently(partial(self._fs.ls, info["name"], detail=True), url)
-                others = (each for each in infos if each["name"] != info["name"])
+                others = (each for each in self._listed(info["name"], url) if each["name"] != info["name"])
                 pending += sorted(others, key=lambda each: str(each["name"]), reverse=True)
             else:
-                yield self._object(info)
+                yield _object(inside(url, info["name"].removeprefix(top).lstrip("/")), info)
+
+    def _listed(self, folder: str, url: str) -> list[dict[str, Any]]:
+        self._fs.invalidate_cache()  # of listings
+        try:
+            return list(persistently(partial(self._fs.ls, folder, detail=True), url))
+        except FileNotFoundError:  # a prefix is there as long as something is below it
+            return []
 
     def look(self, url: str) -> Object | None:
         """The object of this URL; None if there is none.
@@ -138,11 +144,7 @@ class Bucket:
             info = persistently(lambda: self._fs.info(url), url)
         except FileNotFoundError:
             return None
-        return self._object(info) if info["type"] == "file" else None
-
-    def _object(self, info: dict[str, Any]) -> Object:
-        tag = next((str(info[name]) for name in TAGS if info.get(name)), "")
-        return Object(str(self._fs.unstrip_protocol(info["name"])), int(info["size"] or 0), tag)
+        return _object(url, info) if info["type"] == "file" else None
 
     def read(self, url: str, check: Callable[[int], None] = lambda size: None) -> tuple[bytes, str]:
         """An object's content and its tag, "" if that is not known; `check` may refuse its size before it is read.
@@ -168,7 +170,7 @@ class Bucket:
         Raises:
             OSError: that is not allowed, or not possible now.
         """
-        persistently(lambda: self._fs.pipe_file(url, content), url)
+        self._into(url, lambda: self._fs.pipe_file(url, content))
 
     def send(self, path: Path, url: str) -> None:
         """Copy a file into an object, which appears whole.
@@ -176,7 +178,14 @@ class Bucket:
         Raises:
             OSError: that is not allowed, or not possible now.
         """
-        persistently(lambda: self._fs.put_file(str(path), url), url)
+        self._into(url, lambda: self._fs.put_file(str(path), url))
+
+    def _into(self, url: str, work: Callable[[], Any]) -> None:
+        try:
+            persistently(work, url)
+        except FileNotFoundError:  # a store with real folders
+            self._fs.makedirs(self._fs._parent(url), exist_ok=True)
+            persistently(work, url)
 
     def write_if(self, url: str, content: bytes, before: Object | None) -> bool:
         """Put an object in place if what lies there is still `before` (None: nothing); whether it was so.
@@ -260,6 +269,9 @@ class S3Bucket(Bucket):
         finally:
             answer["Body"].close()
 
+    def _into(self, url: str, work: Callable[[], Any]) -> None:
+        persistently(work, url)  # there are no folders to make, and no bucket shall be
+
     def write(self, url: str, content: bytes) -> None:
         """Put an object in place, whole."""
         persistently(lambda: self._put(url, content), url)
@@ -293,6 +305,11 @@ class S3Bucket(Bucket):
         """Remove an object, if it is there."""
         _, bucket, key = split(url)
         persistently(lambda: self._fs.call_s3("delete_object", Bucket=bucket, Key=key), url)
+
+
+def _object(url: str, info: dict[str, Any]) -> Object:
+    tag = next((str(info[name]) for name in TAGS if info.get(name)), "")
+    return Object(url, int(info["size"] or 0), tag)
 
 
 async def _whole(body: Any) -> bytes:

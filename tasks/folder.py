@@ -183,7 +183,7 @@ class Job:
             return write_results(self._store, self.out, self._place, run, cores(), progress, copying)
         self._bucket.keep(last=True)
         self._bucket.fetch("faces.csv")  # a person may have corrected it meanwhile
-        content = write_results(self._store, self.out, self._place, run, READERS, progress, copying)
+        content = write_results(self._store, self.out, self._place, run, READERS * cores(), progress, copying)
         self._bucket.publish()
         return content
 

@@ -32,7 +32,7 @@ from tasks.photos import RefusedError, decode, read_header
 from tasks.sources import ImageFile
 from tasks.threads import in_order
 
-READERS = 16  # requests to a bucket at once: as many as are asked for ahead of one worker
+READERS = 8  # requests to a bucket at once, per worker: an image of 1080p takes it 27 ms, a request perhaps 0.1 s, or twice that
 MOST_AHEAD = 32 * 10**6  # bytes of an object that is read ahead; of larger ones, no more than workers are in memory
 BATCH = 16  # faces that are classified together; larger batches are no faster
 THUMBNAIL = 64  # px
@@ -150,7 +150,7 @@ def label_images(files: Iterable[ImageFile], settings: Settings, workers: int) -
     """
     champion = champion_of(settings)
     classify = partial(_classify, champion=champion, mirror=settings.mirror)
-    readers = ThreadPoolExecutor(READERS, "reader")  # its threads start when they are first needed
+    readers = ThreadPoolExecutor(READERS * workers, "reader")  # its threads start when they are first needed
     try:
         found = in_order(partial(_find_requested, settings=settings), _requested(files, readers), workers)
         for results in in_order(classify, _batches(found), workers, ahead=1):

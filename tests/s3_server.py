@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -145,9 +146,9 @@ class S3:
             self.delete(key)
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3]:
-    logging.getLogger("werkzeug").setLevel("ERROR")
+@contextmanager
+def serving() -> Iterator[S3]:
+    """A server with an empty bucket."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -160,6 +161,13 @@ def s3_server() -> Iterator[S3]:
     yield S3(proxy, client)
     proxy.shutdown()
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    logging.getLogger("werkzeug").setLevel("ERROR")
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture

@@ -122,17 +122,26 @@ def test_listings_come_page_by_page_and_outputs_are_left_out(s3):
         found(PHOTOS, out_url=PHOTOS)
 
 
-def test_other_stores_of_fsspec_work_too(tmp_path):
+@pytest.mark.parametrize("store", ["memory://shelf", "file://{}/shelf"])
+def test_other_stores_of_fsspec_work_too(store, s3, tmp_path, monkeypatch):
+    """From and to them, also on a second machine."""
     import fsspec
 
-    memory = fsspec.filesystem("memory")
+    url = store.format(tmp_path)
+    files, shelf = fsspec.url_to_fs(url)
+    files.makedirs(f"{shelf}/photos/more")
     for name, photo in (("a.png", ASTRONAUT), ("more/b.jpg", FLOWER)):
-        memory.pipe_file(f"/shelf/{name}", photo.read_bytes())
-    for _ in range(2):
-        last = run(tmp_path / "out", "memory://shelf")
-    assert (last["images"]["reused"], last["images"]["status"]) == (2, {"ok": 1, "no_face": 1})
-    memory.pipe_file("/shelf/a.png", HOPPER.read_bytes())
-    assert run(tmp_path / "out", "memory://shelf")["images"]["labelled"] == 1
+        files.pipe_file(f"{shelf}/photos/{name}", photo.read_bytes())
+    for last in range(3):
+        images = run(f"{url}/photos/labels", f"{url}/photos")["images"]
+        assert (images["reused"], images["status"]) == (2 if last else 0, {"ok": 1, "no_face": 1})
+        assert files.exists(f"{shelf}/photos/labels/faces/part-00000.parquet")
+        if last:
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine"))
+    files.pipe_file(f"{shelf}/photos/a.png", HOPPER.read_bytes())
+    assert run(tmp_path / "out", f"{url}/photos")["images"]["labelled"] == 2
+    files.pipe_file(f"{shelf}/photos/a.png", ASTRONAUT.read_bytes())
+    assert run(tmp_path / "out", f"{url}/photos")["images"]["labelled"] == 1
 
 
 @pytest.mark.parametrize(
@@ -188,7 +197,7 @@ def test_nothing_is_downloaded_twice_and_a_changed_object_is_known_by_its_etag(f
 def test_requests_overlap(faces, tmp_path):
     faces.proxy.delay = 0.1
     label_folder([PHOTOS], tmp_path / "out", champion=CHAMPION, workers=1)
-    assert faces.proxy.busiest >= 8
+    assert faces.proxy.busiest >= 6
 
 
 def each_third(fault, only="GET"):
