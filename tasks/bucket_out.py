@@ -96,6 +96,7 @@ class BucketOut:
         with self._explained():
             if last:
                 self._journal.ship()
+                self._journal.compact()
             else:
                 self._journal.ship_if_due()
 

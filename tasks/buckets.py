@@ -28,7 +28,16 @@ TIMEOUT = 20.0  # s, without a byte
 REQUESTS = 6  # of one kind at most; with botocore's waits about 15 s
 WAITS = (1.0, 2.0, 4.0)  # s before further attempts where botocore makes none
 CONNECTIONS = 256  # open at most: readers of many cores
-FINAL = {errno.ENOENT, errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.ENOSYS}
+FINAL = {
+    errno.ENOSPC,
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EINVAL,
+    errno.ENOSYS,
+}
 CHANGED = (
     "PreconditionFailed",
     "412",
@@ -51,6 +60,7 @@ HINTS = {
     errno.ENOENT: "check the spelling, and AWS_ENDPOINT_URL if the server is not Amazon's",
     errno.EACCES: "check the bucket's policy, and the credentials: for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
     " ~/.aws, or the machine's role; FSSPEC_S3_ANON=true for a public bucket",
+    errno.ENOSPC: "free some and run the same command again",
 }
 HINT = "check the network, and AWS_ENDPOINT_URL if the server is not Amazon's; the same command goes on"
 
@@ -105,9 +115,9 @@ class Bucket:
 
         scheme, name, _ = split(url)
         self.root = f"{scheme}://{name}"
-        self._fs = _opened(url, lambda: url_to_fs(url, **self._options(scheme))[0])
+        self._fs = _opened(url, lambda: url_to_fs(f"{self.root}/", **self._options())[0])
 
-    def _options(self, _scheme: str) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         return {}
 
     def find(self, url: str) -> Iterator[Object]:
@@ -222,7 +232,7 @@ class Bucket:
 class S3Bucket(Bucket):
     """Objects of S3: page by page, with their etags, and each by one request."""
 
-    def _options(self, _scheme: str) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         retries = {"mode": "standard", "total_max_attempts": REQUESTS}
         times = {"connect_timeout": TIMEOUT, "read_timeout": TIMEOUT}
         return {"config_kwargs": {"retries": retries, "max_pool_connections": CONNECTIONS, **times}}

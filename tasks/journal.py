@@ -16,6 +16,7 @@ from tasks.store import SCHEMA_VERSION, Store
 
 PART_FILES = 2000  # results of a part at most; with faces about 10 MB
 PART_SECONDS = 60.0  # between two parts at most: a machine that is lost takes no more work with it
+SPARE_PARTS = 100  # that may be out of date before all are written anew
 TABLES = ("images", "faces", "sightings", "bands")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS shipped (url TEXT PRIMARY KEY, tag TEXT);  -- the parts that this store holds
@@ -99,6 +100,21 @@ class Journal:
                 self._connection.execute("INSERT INTO shipped VALUES (?, ?)", (url, written.tag if written else ""))
                 self._connection.execute(f"DELETE FROM unshipped WHERE key IN ({keys})")
         self._part.unlink(missing_ok=True)
+
+    def compact(self) -> None:
+        """Write all that is known anew if most of the parts are out of date, then remove those. Raises as `ship`.
+
+        At each moment the parts say the same: the new ones win over the old ones.
+        """
+        old = [url for (url,) in self._connection.execute("SELECT url FROM shipped ORDER BY url")]
+        (files,) = self._connection.execute("SELECT count(*) FROM images").fetchone()
+        if len(old) <= SPARE_PARTS + 2 * files // PART_FILES:
+            return
+        self._connection.execute("INSERT OR IGNORE INTO unshipped SELECT key FROM images")
+        self.ship()
+        for url in old:
+            self._bucket.remove(url)
+            self._connection.execute("DELETE FROM shipped WHERE url = ?", (url,))
 
     def _next_number(self) -> int:
         (last,) = self._connection.execute("SELECT max(url) FROM shipped").fetchone()

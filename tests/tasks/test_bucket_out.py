@@ -16,7 +16,7 @@ from pyarrow import parquet
 from s3_server import BUCKET
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tasks import bucket_out, buckets, lease
+from tasks import bucket_out, buckets, journal, lease
 from tasks.bucket_out import BucketOut, folder_of
 from tasks.errors import UserError
 from tasks.folder import label_folder
@@ -109,6 +109,16 @@ def test_another_machine_downloads_and_labels_nothing_again(photos, another_mach
     photos.put("photos/e.jpg", HOPPER.read_bytes())
     assert run()["images"]["labelled"] == 1
     assert len(photos.keys("photos/labels/annotated/")) == 3  # as by the runs before
+
+
+def test_parts_that_are_out_of_date_go(photos, monkeypatch, another_machine):
+    monkeypatch.setattr(journal, "SPARE_PARTS", 2)
+    for number in range(5):
+        photos.put("photos/d.jpg", b"no image %d" % number)
+        assert run(outputs=Outputs())["complete"]
+        assert 1 <= len(photos.keys("photos/labels/journal-2/")) <= 2
+    another_machine()
+    assert run(outputs=Outputs())["images"]["labelled"] == 0
 
 
 def test_pictures_and_rows_out_of_date_go(photos):
