@@ -38,6 +38,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
+from tasks.buckets import inside, is_url
 from tasks.drift import Reference, reference
 from tasks.errors import UserError, explaining
 from tasks.folder import Job
@@ -77,8 +78,8 @@ def label_photos(
     says what is wrong.
 
     Args:
-        sources: folders, images, zips, lists of paths, patterns; relative to the folder the flow runs in.
-        out: the output folder.
+        sources: folders, images, zips, lists of paths, patterns, relative to the folder the flow runs in; URLs of buckets.
+        out: the output folder, or the URL of a prefix.
         champion: folder of the model to label with.
         options: keys of the section `label` of params.yaml that win over it.
         annotate: copies of the photos with their faces marked; None: as by the run before.
@@ -89,10 +90,10 @@ def label_photos(
         label = load_label(options or {})
         outputs = Outputs(annotate, crops, json_lines)
         drift, footage = load_drift(), load_footage()
-        with explaining(), closing(Job(sources, Path(out), label, Path(champion), outputs, drift, footage)) as job:
-            run = run_shards(job, Path(out))
-            show(run, Path(out), reference(job.champion.info))
-            warn_of_drift(run, Path(out))
+        with explaining(), closing(Job(sources, out, label, Path(champion), outputs, drift, footage)) as job:
+            run = run_shards(job, out)
+            show(run, out, reference(job.champion.info))
+            warn_of_drift(run, out)
     except NoImageError as error:
         return Completed(message=str(error))
     except UserError as error:
@@ -100,7 +101,7 @@ def label_photos(
     return run
 
 
-def run_shards(job: Job, out: Path) -> dict[str, Any]:
+def run_shards(job: Job, out: str) -> dict[str, Any]:
     """Label what is pending, and write the results; when interrupted, those of what is known by then."""
     sizes = shard_sizes(job.pending, cores())
     pending = job.pending + job.pending_videos
@@ -109,7 +110,7 @@ def run_shards(job: Job, out: Path) -> dict[str, Any]:
         + (f", {job.pending_videos:,} videos to watch" if job.pending_videos else "")
     )
     progress = create_progress_artifact(0.0 if pending else 100.0, "label-progress", f"Labelling into {out}")
-    kept, done = results_folder(out), 0
+    kept, done = results_folder(job.out), 0
     try:
         for shard, results in label_shards(job, sizes, kept):
             job.add(results)
@@ -215,16 +216,16 @@ def label_again(files: list[ImageFile], settings: Settings) -> list[Labelled]:
     return results
 
 
-def warn_of_drift(run: dict[str, Any], out: Path) -> None:
+def warn_of_drift(run: dict[str, Any], out: str) -> None:
     """Say in the log and by the event DRIFTED that the labels have drifted; not again if this run labelled nothing."""
     if not (run["drift"]["drifted"] and run["images"]["labelled"]):
         return
     get_run_logger().warning(f"The labels in {out} have drifted: {run['drift']['reason']}")
-    resource = {"prefect.resource.id": "ferflow.labels", "prefect.resource.name": str(out)}
+    resource = {"prefect.resource.id": "ferflow.labels", "prefect.resource.name": out}
     emit_event(DRIFTED, resource, payload={"drift": run["drift"], "champion": run["champion"]["version"]})
 
 
-def show(run: dict[str, Any], out: Path, expected: Reference) -> None:
+def show(run: dict[str, Any], out: str, expected: Reference) -> None:
     """Leave a run's essentials in Prefect as artifacts: the expressions, a link to the report, and counts."""
     found, total, in_all = run["faces"]["expressions"], run["faces"]["total"], sum(expected.expressions.values())
     create_table_artifact(
@@ -240,8 +241,13 @@ def show(run: dict[str, Any], out: Path, expected: Reference) -> None:
         "label-expressions",
         f"Expressions of {total:,} faces in {out}",
     )
-    page = (out / REPORT).resolve()
-    create_link_artifact(page.as_uri(), str(page), "label-report", "Browsers open a file's link only if you paste it.")
+    page = inside(out, REPORT) if is_url(out) else str(Path(out, REPORT).resolve())
+    create_link_artifact(
+        page if is_url(out) else Path(page).as_uri(),
+        page,
+        "label-report",
+        "Browsers open a file's link only if you paste it.",
+    )
     create_markdown_artifact(_summary(run), "label-run", f"The last run into {out}")
 
 

@@ -27,9 +27,12 @@ console = Console()
 def label(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Folders, images, zips, lists of paths (.txt), 'patterns/**/*.jpg'."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders, images, zips, lists of paths (.txt), 'patterns/**/*.jpg', s3://bucket/prefix.",
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for tables, report and pictures.")],
+    out: Annotated[str, typer.Option(help="Folder for tables, report and pictures; or s3://bucket/prefix.")],
     detector: Annotated[
         Literal["yunet", "haar"] | None, typer.Option(help="yunet finds more and errs less; haar is the classic.")
     ] = None,
@@ -59,7 +62,11 @@ def label(
     A second run on the same output does only what is new or changed. Interrupt it when you like: the same command goes on.
     Options left out are those of params.yaml (section label); pictures once asked for are kept up to date.
 
-    Examples: `ferflow label ~/Pictures --out labels`, `ferflow label party.zip --out party --annotate --crops`
+    Photos may lie in a bucket, and the output, too: s3://, or whatever else fsspec has a package for. Credentials come from the
+    usual places (AWS_ACCESS_KEY_ID, ~/.aws, the machine's role); AWS_ENDPOINT_URL names a server that is not Amazon's.
+
+    Examples: `ferflow label ~/Pictures --out labels`, `ferflow label party.zip --out party --annotate --crops`,
+    `ferflow label s3://bucket/photos --out s3://bucket/labels`
     """
     from tasks.params import load_label
     from tasks.results import Outputs
@@ -71,7 +78,7 @@ def label(
 
 def video(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Videos, folders of them, 'patterns/*.mp4'.")],
-    out: Annotated[Path, typer.Option(help="Folder for tables, report and annotated copies.")],
+    out: Annotated[str, typer.Option(help="Folder for tables, report and annotated copies; or s3://bucket/prefix.")],
     every: Annotated[
         float | None, typer.Option(min=0, help="Seconds between the frames that are looked at; 0: every frame.")
     ] = None,
@@ -115,7 +122,7 @@ def video(
 
 def label_with_bars(
     sources: list[str],
-    out: Path,
+    out: str | Path,
     options: "Label",
     champion: Path,
     outputs: "Outputs",

@@ -15,8 +15,13 @@ PROBLEMS_SHOWN = 5
 TABLES = ("faces.csv", "frames.csv", "images.csv")
 
 
-def show_run(run: dict[str, Any], out: Path) -> None:
-    """Print a run from the content of its run.json and its tables in `out`."""
+def show_run(run: dict[str, Any], out: str | Path) -> None:
+    """Print a run from the content of its run.json and its tables in `out`, a folder or the URL of a prefix."""
+    from tasks.bucket_out import folder_of
+    from tasks.buckets import is_url
+
+    place = str(out).rstrip("/")
+    out = folder_of(place) if is_url(out) else Path(out)
     console = Console()
     _show_faces(console, out / "faces.csv", run["faces"]["total"])
     _show_problems(console, out / "images.csv")
@@ -31,8 +36,8 @@ def show_run(run: dict[str, Any], out: Path) -> None:
     print(f" {champion['test_accuracy']:.1%} right on its test faces")
     if run["drift"]["drifted"]:
         print(f"Drift: {run['drift']['reason']} (against {run['drift']['against']})")
-    tables = [str(out / name) for name in TABLES if (out / name).exists()]
-    print(f"Look at {out / 'report.html'}; tables: {', '.join(tables)}")
+    tables = [f"{place}/{name}" for name in TABLES if (out / name).exists()]
+    print(f"Look at {place}/report.html; tables: {', '.join(tables)}")
 
 
 def _work(images: Mapping[str, int], seconds: float) -> str:

@@ -2,17 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tasks.bucket_out import BucketOut, folder_of
+from tasks.buckets import is_url
 from tasks.errors import UserError
 from tasks.footage import Band, How, People, Sighting, Watch, steadied
-from tasks.label import Labelled, champion_of, label_images, make_settings, refused
+from tasks.label import READERS, Labelled, champion_of, label_images, make_settings, refused
 from tasks.params import Drift, Footage, Label
 from tasks.paths import CHAMPION
 from tasks.photos import RefusedError
+from tasks.pictures import Folder, Place
 from tasks.results import AS_BEFORE, Outputs, Run, refuse_corrected, write_results
 from tasks.sources import ImageFile, NoImageError, find_images
 from tasks.store import Store
@@ -36,7 +39,7 @@ class Job:
 
     Args:
         sources: folders, images, zips, lists of paths, patterns; see tasks/sources.py.
-        out: the output folder.
+        out: the output folder, or the URL of a prefix of a bucket; a folder of this machine then stands for it.
         options: how to label.
         champion: folder of the model to label with.
         outputs: what to write beside tables and report.
@@ -51,7 +54,7 @@ class Job:
     def __init__(
         self,
         sources: Sequence[str],
-        out: Path,
+        out: str | Path,
         options: Label,
         champion: Path = CHAMPION,
         outputs: Outputs = AS_BEFORE,
@@ -59,20 +62,27 @@ class Job:
         footage: Footage = FOOTAGE,
         only_videos: bool = False,
     ) -> None:
-        files = find_images(sources, out)
+        url = str(out) if is_url(out) else ""
+        self.out = folder_of(url) if url else Path(out)
+        files = find_images(sources, self.out, url)
         if only_videos:
             files = _videos(files, sources)
         files = chain([next(files)], files)  # a wrong source is told before anything is written
-        refuse_corrected(out)
-        self.settings = make_settings(options, champion)
-        self.champion = champion_of(self.settings)
-        self.how = How(self.settings, footage)
-        self._sources, self._out, self._outputs = list(sources), out, outputs.after(out)
-        self._min_confidence, self._drift = options.min_confidence, drift
-        self._started = time.monotonic()
-        self._labelled = 0
-        self._store = Store(out)
+        self._stack = ExitStack()
         try:
+            self._bucket = self._stack.enter_context(closing(BucketOut(url))) if url else None
+            self._place: Place = self._bucket or Folder(self.out)
+            refuse_corrected(self.out, self._place)
+            self.settings = make_settings(options, champion)
+            self.champion = champion_of(self.settings)
+            self.how = How(self.settings, footage)
+            self._sources, self._outputs = list(sources), outputs.after(self.out)
+            self._min_confidence, self._drift = options.min_confidence, drift
+            self._started = time.monotonic()
+            self._labelled = 0
+            self._store = self._stack.enter_context(closing(Store(self.out)))
+            if self._bucket:
+                self._bucket.open(self._store)
             self._store.set_source(files)
             self.pending = self._store.pending(self.settings.key)
             self.pending_videos = self._store.pending(self.how.key, videos=True)
@@ -83,7 +93,7 @@ class Job:
 
     def close(self) -> None:
         """Let another run have the output folder."""
-        self._store.close()
+        self._stack.close()
 
     def files(self) -> Iterator[ImageFile]:
         """The images still to be labelled, in order; results may be added meanwhile."""
@@ -93,6 +103,8 @@ class Job:
         """Keep results, at once and for good."""
         self._store.add(results, self.settings.key)
         self._labelled += len(results)
+        if self._bucket:
+            self._bucket.keep()
 
     def label(self, workers: int) -> Iterator[Labelled]:
         """Label on this machine, with `workers` threads; yields each image when it is kept."""
@@ -111,8 +123,9 @@ class Job:
         """
         started = time.monotonic()
         try:
-            video = _header(file, self.settings.max_megapixels * 1e6)
-            problem = self._watch(file, video, workers, progress)
+            with file.at_hand(self.out) as path:
+                video = _header(file, path, self.settings.max_megapixels * 1e6)
+                problem = self._watch(file, path, video, workers, progress)
         except UserError:
             raise
         except Exception as error:
@@ -121,12 +134,16 @@ class Job:
         else:
             result = self._finish(file, video, problem, started)
         self._labelled += 1
+        if self._bucket:
+            self._bucket.keep()
         return result
 
-    def _watch(self, file: ImageFile, video: Video, workers: int, progress: Callable[[float, float], None]) -> str:
+    def _watch(
+        self, file: ImageFile, path: str, video: Video, workers: int, progress: Callable[[float, float], None]
+    ) -> str:
         """Keep what is seen of a video from where it was left, segment by segment; returns why a part of it is missing."""
         done = self._store.watched(file, self.how.key)
-        watch = Watch(file.path, video, self.how, workers, self._store.sightings(file), done)
+        watch = Watch(path, video, self.how, workers, self._store.sightings(file), done)
         for segment in watch:
             self._store.add_segment(file, segment, self.how.key)
             progress(segment.time, video.seconds)
@@ -168,12 +185,18 @@ class Job:
             self._labelled,
             seconds=time.monotonic() - self._started,
         )
-        return write_results(self._store, self._out, run, cores(), progress, copying)
+        if not self._bucket:
+            return write_results(self._store, self.out, self._place, run, cores(), progress, copying)
+        self._bucket.keep(last=True)
+        self._bucket.fetch("faces.csv")  # a person may have corrected it meanwhile
+        content = write_results(self._store, self.out, self._place, run, READERS * cores(), progress, copying)
+        self._bucket.publish()
+        return content
 
 
 def label_folder(
     sources: Sequence[str],
-    out: Path,
+    out: str | Path,
     options: Label | None = None,
     champion: Path = CHAMPION,
     outputs: Outputs = AS_BEFORE,
@@ -200,10 +223,10 @@ def _videos(files: Iterable[ImageFile], sources: Sequence[str]) -> Iterator[Imag
         raise NoImageError(f"no video in {', '.join(sources)}; looked for {' '.join(VIDEOS)}")
 
 
-def _header(file: ImageFile, most_pixels: float) -> Video:
+def _header(file: ImageFile, path: str, most_pixels: float) -> Video:
     if file.member:
         raise RefusedError("unsupported", "a video inside a zip archive; unpack it")
-    return read_video(file.path, most_pixels)
+    return read_video(path, most_pixels)
 
 
 def _in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

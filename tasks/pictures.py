@@ -5,20 +5,25 @@ is out of date. A crop's name ends with the network's label, too: in the folder 
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.buckets import is_url
 from tasks.expressions import COLOURS, EXPRESSIONS, FACE_SIZE
 from tasks.faces import FaceBox
 from tasks.files import replacing
 from tasks.images import encode
 from tasks.label import Labelled
 from tasks.photos import RefusedError, decode, read_header
+from tasks.sources import ImageFile
 from tasks.threads import in_order
 
 ANNOTATED = "annotated"
@@ -50,9 +55,69 @@ def face_and_label(name: str) -> tuple[str, str]:
     return (face, label) if label in EXPRESSIONS else (name, "")
 
 
-def moved_crops(out: Path) -> list[Path]:
-    """The crops in an output folder that a person has put into another folder than that of the network's label."""
-    return [path for path in (out / CROPS).rglob("*.png") if face_and_label(path.name)[1] not in ("", path.parent.name)]
+class Place(Protocol):
+    """Where pictures go: an output folder, or a prefix of a bucket. Names are paths relative to it, with slashes."""
+
+    shown: str  # its path or URL
+    after_sorting: str  # what to do with crops that a person has sorted
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a picture."""
+
+    def names(self, folder: str) -> Iterable[str]:
+        """Those in a folder and below it."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a picture, whole. Safe on several threads."""
+
+    def make(self, name: str, write: Callable[[Path], None]) -> None:
+        """Let a function write a picture into a file, or leave it."""
+
+    def remove(self, name: str) -> None:
+        """Remove a picture."""
+
+    def href(self, file: ImageFile) -> str:
+        """The URL of a photo or video relative to the place, percent-encoded; "" if a page there cannot open it."""
+
+
+class Folder:
+    """An output folder, as a place for pictures."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.shown = path, str(path)
+        self.after_sorting = f"run `ferflow collect {path}`, then remove {path / CROPS}"
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self._path / name).exists()
+
+    def names(self, folder: str) -> Iterator[str]:
+        """The files in a folder and below it."""
+        files = (path for path in (self._path / folder).rglob("*") if path.is_file())
+        return (path.relative_to(self._path).as_posix() for path in files)
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file, atomically."""
+        with replacing(self._path / name) as temporary:
+            temporary.write_bytes(content)
+
+    def make(self, name: str, write: Callable[[Path], None]) -> None:
+        """Let a function write the file, atomically."""
+        write(self._path / name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        (self._path / name).unlink()
+
+    def href(self, file: ImageFile) -> str:
+        """From the folder to the file; "" to an object of a bucket."""
+        return "" if is_url(file.path) else quote(os.fsencode(os.path.relpath(file.path, self._path.absolute())))
+
+
+def moved_crops(place: Place) -> list[str]:
+    """The names of the crops that a person has put into another folder than that of the network's label."""
+    crops = (PurePosixPath(name) for name in place.names(CROPS) if name.endswith(".png"))
+    return [str(crop) for crop in crops if face_and_label(crop.name)[1] not in ("", crop.parent.name)]
 
 
 def _stem(result: Labelled) -> str:
@@ -74,7 +139,7 @@ def viewable(result: Labelled) -> bool:
 
 def write_pictures(
     results: Iterable[Labelled],
-    out: Path,
+    place: Place,
     annotated: bool,
     crops: bool,
     workers: int,
@@ -92,24 +157,26 @@ def write_pictures(
             if result.faces and (annotated or not (viewable(result) or result.file.is_video)):
                 names.append(annotated_name(result))
             expected.update(names)
-            if absent := [name for name in names if not (out / name).exists()]:
+            if absent := [name for name in names if not place.has(name)]:
                 if result.file.is_video and absent[-1] == annotated_name(result):
-                    copy_video(result, out / absent.pop())
+                    place.make(absent.pop(), partial(copy_video, result))
                 yield result, absent
 
-    for _ in in_order(partial(_write_missing, out=out), missing(), workers):
+    for _ in in_order(partial(_write_missing, place=place), missing(), workers):
         pass
-    _remove_others(out, expected)
+    for folder in (ANNOTATED, CROPS):  # remove those of earlier runs that no result asks for
+        for name in list(place.names(folder)):
+            if name not in expected:
+                place.remove(name)
 
 
-def _write_missing(missing: tuple[Labelled, list[str]], out: Path) -> None:
+def _write_missing(missing: tuple[Labelled, list[str]], place: Place) -> None:
     result, names = missing
     crops = dict(zip(crop_names(result), result.faces, strict=True))
     for name in names:
         content = crops[name].crop if name in crops else annotated_copy(result)
         if content:
-            with replacing(out / name) as temporary:
-                temporary.write_bytes(content)
+            place.put(name, content)
 
 
 def annotated_copy(result: Labelled) -> bytes:
@@ -120,14 +187,6 @@ def annotated_copy(result: Labelled) -> bytes:
     except (OSError, RefusedError):
         return b""
     return encode(annotate(image, result), ".jpg")
-
-
-def _remove_others(out: Path, expected: set[str]) -> None:
-    """Remove the pictures of earlier runs that no result asks for."""
-    for folder in (out / ANNOTATED, out / CROPS):
-        for path in folder.rglob("*"):
-            if path.is_file() and path.relative_to(out).as_posix() not in expected:
-                path.unlink()
 
 
 def annotate(image: NDArray[np.uint8], result: Labelled) -> NDArray[np.uint8]:

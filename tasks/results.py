@@ -27,7 +27,7 @@ from tasks.files import replacing, write_json
 from tasks.footage import How
 from tasks.label import Labelled, Settings
 from tasks.params import Drift
-from tasks.pictures import CROPS, annotated_name, moved_crops, viewable, write_pictures
+from tasks.pictures import CROPS, Place, annotated_name, moved_crops, viewable, write_pictures
 from tasks.report import ReportFace, ReportImage, write_report
 from tasks.sources import ImageFile
 from tasks.store import Store
@@ -117,17 +117,17 @@ class Counts:
             self.confidence += face.confidence
 
 
-def refuse_corrected(out: Path) -> None:
+def refuse_corrected(out: Path, place: Place) -> None:
     """Refuse to overwrite what a person corrected and what `ferflow collect` reads: the table, and the crops.
 
     Raises:
         UserError: the table's column `corrected` is filled in somewhere, or a crop lies in another folder than it was put into.
     """
-    if moved := moved_crops(out):
+    if moved := moved_crops(place):
         pictures = "1 picture" if len(moved) == 1 else f"{len(moved):,} pictures"
         raise UserError(
-            f"{out / CROPS} holds {pictures} moved to another folder ({min(moved)}), which labelling would undo; "
-            f"run `ferflow collect {out}`, then remove {out / CROPS}, or name another --out"
+            f"{place.shown}/{CROPS} holds {pictures} moved to another folder ({place.shown}/{min(moved)}), which labelling "
+            f"would undo; {place.after_sorting}, or name another --out"
         )
     path = out / "faces.csv"
     if not path.exists():
@@ -138,22 +138,26 @@ def refuse_corrected(out: Path) -> None:
         names = [name.strip().lower() for name in header.split(delimiter)]
         if any(row.get(CORRECTED) for row in csv.DictReader(file, names, delimiter=delimiter)):
             raise UserError(
-                f"{path} holds corrections, which labelling would overwrite; run `ferflow collect {out}`,"
-                f" then remove that table, or name another --out"
+                f"{place.shown}/faces.csv holds corrections, which labelling would overwrite; "
+                f"run `ferflow collect {out}`, then remove that table, or name another --out"
             )
 
 
 def write_results(
     store: Store,
     out: Path,
+    place: Place,
     run: Run,
     workers: int,
     progress: Callable[[], None],
     copying: Callable[[ImageFile], Callable[[float, float], None]],
 ) -> dict[str, Any]:
-    """Write everything; `progress` and `copying` are called as by Job.finish. Returns the content of run.json."""
+    """Write everything, pictures into `place`; `progress` and `copying` are called as by Job.finish.
 
-    refuse_corrected(out)  # again: labelling takes hours, and people sort crops meanwhile
+    Returns the content of run.json.
+    """
+
+    refuse_corrected(out, place)  # again: labelling takes hours, and people sort crops meanwhile
 
     def counted() -> Iterator[Labelled]:
         for result in store.results(*run.keys):
@@ -161,19 +165,24 @@ def write_results(
             yield result
 
     def copy_video(result: Labelled, path: Path) -> None:
-        write_copy(result.file.path, run.how.footage, store.sightings(result.file), path, copying(result.file))
+        with ExitStack() as stack:
+            try:
+                source = stack.enter_context(result.file.at_hand(out))
+            except OSError:  # an object that is gone
+                return
+            write_copy(source, run.how.footage, store.sightings(result.file), path, copying(result.file))
 
-    write_pictures(counted(), out, bool(run.outputs.annotated), bool(run.outputs.crops), workers, copy_video)
-    counts = write_tables(store.results(*run.keys), out, run)
+    write_pictures(counted(), place, bool(run.outputs.annotated), bool(run.outputs.crops), workers, copy_video)
+    counts = write_tables(store.results(*run.keys), out, place, run)
     write_frames(store, out, run)
     content = describe(run, counts, store.total())
     step = -(-content["faces"]["total"] // REPORT_FACES) or 1
-    write_report(out / REPORT, content, _every(step, store, out, run))
+    write_report(out / REPORT, content, _every(step, store, place, run))
     write_json(out / RUN, content)
     return content
 
 
-def write_tables(results: Iterable[Labelled], out: Path, run: Run) -> Counts:
+def write_tables(results: Iterable[Labelled], out: Path, place: Place, run: Run) -> Counts:
     """Write both tables in both forms, and JSON lines if asked for."""
     counts = Counts()
     origin = (run.champion.version, run.champion.info["data"]["name"])
@@ -186,7 +195,7 @@ def write_tables(results: Iterable[Labelled], out: Path, run: Run) -> Counts:
             rows = face_rows(result, run)
             for row in rows:
                 add_face((*row, *origin, _detector(result, run)))
-            image = image_row(result, out)
+            image = image_row(result, place)
             add_image(image)
             if add_line:
                 add_line(image, rows)
@@ -227,12 +236,12 @@ def face_rows(result: Labelled, run: Run) -> list[Row]:
     ]
 
 
-def image_row(result: Labelled, out: Path) -> Row:
+def image_row(result: Labelled, place: Place) -> Row:
     """The row of an image, in the order of IMAGE_COLUMNS."""
     picture = annotated_name(result) if result.faces else ""
     return (
         shown(result.file.shown), result.status, result.reason, result.format, result.width, result.height,
-        len(result.faces), result.milliseconds, picture if picture and (out / picture).exists() else "",
+        len(result.faces), result.milliseconds, picture if picture and place.has(picture) else "",
     )  # fmt: skip
 
 
@@ -331,22 +340,22 @@ def describe(run: Run, counts: Counts, total: int) -> dict[str, Any]:
     }
 
 
-def _every(step: int, store: Store, out: Path, run: Run) -> Iterator[ReportImage]:
+def _every(step: int, store: Store, place: Place, run: Run) -> Iterator[ReportImage]:
     """Every step-th image that has faces, as the report shows it."""
     with_faces = (result for result in store.results(*run.keys) if result.faces)
-    for place, result in enumerate(with_faces):
-        if place % step == 0:
-            image = _report_image(result, out, run)
+    for number, result in enumerate(with_faces):
+        if number % step == 0:
+            image = _report_image(result, place, run)
             yield image._replace(bands=tuple(store.bands(result.file))) if result.file.is_video else image
 
 
-def _report_image(result: Labelled, out: Path, run: Run) -> ReportImage:
+def _report_image(result: Labelled, place: Place, run: Run) -> ReportImage:
     picture = annotated_name(result)
-    marked = (out / picture).exists()
+    marked = place.has(picture)
     if marked:
         href = quote(picture)
     elif viewable(result):
-        href = quote(os.fsencode(os.path.relpath(result.file.path, out.absolute())))
+        href = place.href(result.file)
     else:
         href = ""
     faces = (

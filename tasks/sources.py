@@ -1,4 +1,4 @@
-"""What to label: the images and videos in folders, zip archives and text lists, found one after the other and read one at a time.
+"""What to label: images and videos in folders, zips, text lists and buckets, found one after the other and read one at a time.
 
 Nothing here stops at a file that cannot be read: it is found like any other, and reading it says why.
 """
@@ -16,9 +16,12 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from tasks import buckets
+from tasks.buckets import is_url
 from tasks.errors import UserError
 from tasks.photos import RefusedError
 from tasks.videos import ENDINGS as VIDEOS
@@ -44,10 +47,10 @@ class ImageFile(NamedTuple):
     """A file, or a member of a zip archive, that may be an image or a video."""
 
     shown: str  # the path for people: the source as given, and what is below it; not always UTF-8 (surrogateescape)
-    path: str  # absolute, of the file or of the archive
+    path: str  # absolute, of the file or of the archive; or the URL
     member: str  # name inside the archive; "" of a plain file
     size: int  # bytes, of a member uncompressed; -1 if it could not be looked at
-    stamp: int  # time of modification in ns, of a member its CRC-32; 0 if it could not be looked at
+    stamp: int  # time of modification in ns, of a member its CRC-32, of an object by its etag; 0 if it could not be looked at
 
     @property
     def key(self) -> str:
@@ -66,20 +69,51 @@ class ImageFile(NamedTuple):
             OSError: it cannot be read now.
             RefusedError: it is no file, is empty, too large, or damaged inside its archive.
         """
+        if is_url(self.path):
+            return _read_object(self)[1]
         return _read_member(self.path, self.member) if self.member else _read_file(self.path)
 
+    def read_as_it_is(self) -> tuple["ImageFile", bytes]:
+        """As `read`, and the file with the size and stamp of what was read: an object may have changed since it was listed."""
+        return _read_object(self) if is_url(self.path) else (self, self.read())
 
-def find_images(sources: Iterable[str | Path], out: Path) -> Iterator[ImageFile]:
+    @contextmanager
+    def at_hand(self, folder: Path) -> Iterator[str]:
+        """The path of a file with the content; of an object a copy in `folder`, which is gone afterwards.
+
+        Raises:
+            OSError: it cannot be read now.
+        """
+        if not is_url(self.path):
+            yield self.path
+            return
+        copy = (
+            folder / f".fetched{PurePosixPath(self.path).suffix}"
+        )  # one name: what a kill leaves, the next one replaces
+        try:
+            buckets.bucket_of(self.path).fetch(self.path, copy)
+            yield str(copy)
+        finally:
+            copy.unlink(missing_ok=True)
+
+
+def find_images(sources: Iterable[str | Path], out: Path, out_url: str = "") -> Iterator[ImageFile]:
     """Find the images of all sources, lazily; the order depends on their names only.
 
     A source is a folder (with all below it, by file ending; links to folders are followed, each folder is entered once; output
     folders are not), a zip archive (members by ending), a text list (a path a line, relative to the current folder, or
-    separated by NUL), any other file, or, where no such path exists, a glob pattern (`**` reaches any depth).
+    separated by NUL), any other file, the URL of an object or of a prefix, or, where no such path exists, a glob pattern (`**`
+    reaches any depth).
 
     Where sources overlap, an image comes twice. The keys of the images are not remembered, so that memory stays flat; the store
     (tasks/store.py) counts a key once.
 
     Call this before `out` is made: the call itself checks the sources, only what follows is lazy.
+
+    Args:
+        sources: the paths, patterns and URLs.
+        out: the output folder.
+        out_url: the URL that takes the output, if one does.
 
     Raises:
         UserError: a source does not exist or is `out`; later: it is damaged, or (NoImageError) holds no image.
@@ -87,8 +121,13 @@ def find_images(sources: Iterable[str | Path], out: Path) -> Iterator[ImageFile]
     """
     given = [os.fspath(source) for source in sources]
     for source in given:
-        _check(source, out)
-    return _find_all(given, out)
+        if not is_url(source):
+            _check(source, out)
+        elif buckets.inside(source) == buckets.inside(out_url):
+            raise UserError(
+                f"--out is the prefix of the photos; name another, such as {buckets.inside(source, 'labels')}"
+            )
+    return _find_all(given, out, out_url)
 
 
 def _check(source: str, out: Path) -> None:
@@ -107,10 +146,10 @@ def _check(source: str, out: Path) -> None:
             raise UserError(f"--out is the folder of the photos; name another, such as {Path(source) / 'labels'}")
 
 
-def _find_all(given: list[str], out: Path) -> Iterator[ImageFile]:
+def _find_all(given: list[str], out: Path, out_url: str) -> Iterator[ImageFile]:
     found = False
     for source in given:
-        for file in _find(source, out):
+        for file in _objects(source, out_url) if is_url(source) else _find(source, out):
             found = True
             yield file
     if not found:
@@ -248,8 +287,9 @@ def _match(pattern: str, out: Path) -> Iterator[ImageFile]:
 
 
 def _listed(source: str) -> Iterator[ImageFile]:
-    """One file per path listed, whatever is there."""
-    return (_file(path, _absolute(path)) for path in parse_list(Path(source).read_bytes()))
+    """One file per path or URL listed, whatever is there."""
+    paths = parse_list(Path(source).read_bytes())
+    return (_object(path) if is_url(path) else _file(path, _absolute(path)) for path in paths)
 
 
 def parse_list(content: bytes) -> Iterator[str]:
@@ -260,6 +300,60 @@ def parse_list(content: bytes) -> Iterator[str]:
     else:
         lines = (match[0].removesuffix(b"\r") for match in re.finditer(rb"[^\n]+", content))
         yield from (os.fsdecode(line) for line in lines if line.strip())
+
+
+# Buckets
+
+
+def _objects(source: str, out_url: str) -> Iterator[ImageFile]:
+    """The object of a URL, or the images below it, at least one; without those in outputs of ferflow.
+
+    Raises:
+        UserError: there is none, or the store refuses to list them.
+    """
+    whole = buckets.inside(source)
+    out = buckets.inside(out_url) if out_url else ""
+    found = is_output = False
+    outputs = (out,) if out.startswith(whole) else ()
+    try:
+        for each in _below(source):
+            if each.url.endswith(f"/{buckets.MARKER}"):  # comes before all else in there
+                outputs = (each.url.removesuffix(buckets.MARKER), *outputs[-1:])
+                is_output = is_output or whole in outputs
+            elif each.url.lower().endswith(ENDINGS) and not each.url.startswith(outputs):
+                found = True
+                yield _from_object(each)
+    except OSError as error:
+        raise buckets.explained(error, source) from error
+    if not (found or is_output):
+        raise NoImageError(
+            f"no image in {source}; looked for {' '.join(ENDINGS)} (patterns and zips work on disks only)"
+        )
+
+
+def _below(source: str) -> Iterator[buckets.Object]:
+    bucket = buckets.bucket_of(source)
+    single = bucket.look(source) if source.lower().endswith(ENDINGS) else None
+    return iter([single]) if single else bucket.find(source)
+
+
+def _from_object(each: buckets.Object) -> ImageFile:
+    return ImageFile(each.url, each.url, "", min(each.size, MOST_STORED), each.stamp)
+
+
+def _object(url: str) -> ImageFile:
+    try:
+        found = buckets.bucket_of(url).look(url)
+    except OSError:
+        found = None
+    return _from_object(found) if found else ImageFile(url, url, "", -1, 0)  # reading it will say
+
+
+def _read_object(file: ImageFile) -> tuple[ImageFile, bytes]:
+    content, tag = buckets.bucket_of(file.path).read(file.path, _check_size)
+    if not tag:
+        return file, content
+    return _from_object(buckets.Object(file.path, len(content), tag))._replace(shown=file.shown), content
 
 
 # Zip archives

@@ -84,6 +84,11 @@ class Store:
                 raise UserError(f"{self.path} is of another version of ferflow; use the one that labelled")
             self._start_anew()
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For the journal of an output in a bucket (tasks/journal.py)."""
+        return self._connection
+
     def close(self) -> None:
         """Let another run have it."""
         self._connection.close()
@@ -128,6 +133,10 @@ class Store:
     def _add(self, result: Labelled, settings: str) -> None:
         file, key = result.file, os.fsencode(result.file.key)
         self._connection.execute("DELETE FROM faces WHERE key = ?", (key,))
+        self._connection.execute(  # an object may have changed since it was listed
+            "UPDATE source SET size = ?, stamp = ? WHERE key = ? AND stamp != ?",
+            (file.size, file.stamp, key, file.stamp),
+        )
         self._connection.execute(
             "REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (key, file.size, file.stamp, settings, *result[1:7]),

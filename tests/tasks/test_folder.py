@@ -102,8 +102,8 @@ def test_a_file_that_vanishes_meanwhile_has_its_row(photos, tmp_path, monkeypatc
 
     find_images = folder.find_images
 
-    def find_and_remove(sources, out):
-        yield from find_images(sources, out)
+    def find_and_remove(*given):
+        yield from find_images(*given)
         (photos / "a.png").unlink()
 
     monkeypatch.setattr(folder, "find_images", find_and_remove)
