@@ -102,17 +102,25 @@ class DaskCrew(Crew):
         """The threads of all workers; 1 where there is none yet."""
         return max(sum(self._threads().values()), 1)
 
+    def give(self, shard: Shard, task: ShardTask) -> None:
+        """Have a task label a shard."""
+        with self._answering():
+            super().give(shard, task)
+
     def _threads(self) -> dict[str, int]:
         """Each worker's; asks the scheduler."""
-        from distributed.comm.core import CommClosedError
-
-        try:
+        with self._answering():
             return dict(self._client.nthreads())
-        except (OSError, CommClosedError, CancelledError) as error:
-            raise self._lost() from error
 
-    def _lost(self) -> UserError:
-        return UserError(f"the Dask scheduler at {self._cluster} went away; start it and its workers: {GOES_ON}")
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Tell of a scheduler that does not answer any more; tasks raise no error of these kinds."""
+        try:
+            yield
+        except (OSError, CancelledError) as error:
+            raise UserError(
+                f"the Dask scheduler at {self._cluster} went away; start it and its workers: {GOES_ON}"
+            ) from error
 
     def _next(self) -> PrefectFuture[list[Labelled]]:
         seen = time.monotonic()
@@ -132,14 +140,13 @@ class DaskCrew(Crew):
         from distributed import KilledWorker
 
         try:
-            results = super()._result(future, shard)
+            with self._answering():
+                results = super()._result(future, shard)
         except KilledWorker as error:
             raise UserError(
                 f"{error.allowed_failures + 1} workers at {self._cluster} died over the same images, from {shard.files[0].shown} "
                 f"to {shard.files[-1].shown}; their logs say why, too little memory is likely: {GOES_ON}"
             ) from error
-        except CancelledError as error:
-            raise self._lost() from error
         shard.check_seen(results)
         return results
 
