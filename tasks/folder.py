@@ -85,6 +85,7 @@ class Job:
                 self._bucket.open(self._store)
             self._store.set_source(files)
             self.pending = self._store.pending(self.settings.key)
+            self.pending_bytes = self._store.pending_bytes(self.settings.key)
             self.pending_videos = self._store.pending(self.how.key, videos=True)
             self.total = self._store.total()
         except BaseException:

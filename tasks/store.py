@@ -115,6 +115,10 @@ class Store:
         """How many images (or videos) are new, changed, or were labelled with other settings."""
         return self._value(f"SELECT count(*) {UNFINISHED}", settings, videos)
 
+    def pending_bytes(self, settings: str) -> int:
+        """The size of the images that `pending` counts, together."""
+        return self._value(f"SELECT coalesce(sum(max(source.size, 0)), 0) {UNFINISHED}", settings, False)
+
     def next_pending(self, settings: str, videos: bool = False) -> Iterator[ImageFile]:
         """Those that `pending` counts, in order. Results may be added meanwhile."""
         query = f"{SOURCE}, position {UNFINISHED} AND position > ? ORDER BY position LIMIT {ROWS_AT_ONCE}"

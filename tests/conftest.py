@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import yaml
 from filelock import FileLock
@@ -81,6 +82,14 @@ def tables(out: Path) -> tuple[list[dict[str, str]], bytes]:
     """Both tables of an output folder, images.csv without the time that each image took."""
     images = [{name: cell for name, cell in row.items() if name != "milliseconds"} for row in rows(out / "images.csv")]
     return images, (out / "faces.csv").read_bytes()
+
+
+def write_photos(folder: Path, count: int, size: int) -> None:
+    """Photos of a face, no two the same, as JPEGs of `size` bytes each."""
+    photo = cv2.imread(str(ASTRONAUT))
+    for number in range(count):
+        content = cv2.imencode(".jpg", photo[number:, number:], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+        (folder / f"{number:03}.jpg").write_bytes(content.ljust(size, b"\0"))
 
 
 class Workspace:

@@ -1,0 +1,181 @@
+"""Who works on the shards of the label flow: threads of its own process, or the workers of a Dask cluster.
+
+A cluster is named by `local:N`, N worker processes on this machine for this run, or by its scheduler's address. Dask gives the
+shards of a worker that died to others; their task runs in Prefect begin anew.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from prefect import Task
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flows.shards import Shard
+from tasks.errors import UserError
+from tasks.label import Labelled
+from tasks.threads import cores
+
+if TYPE_CHECKING:
+    from prefect_dask.task_runners import DaskTaskRunner
+
+LOCAL = "local:"
+ANSWERING = 10  # s, for the scheduler to answer
+ALONE = 60.0  # s, that a cluster may be without a worker: some start late, or again
+LOOKING = 1.0  # s, between two looks whether there are any
+QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}  # environment of Dask's processes
+GOES_ON = "the same flow goes on from where it was"
+
+ShardTask = Task[[Shard], list[Labelled]]
+
+
+@contextmanager
+def crew(cluster: str | None) -> Iterator["Crew"]:
+    """The workers of a cluster, or threads, as many as there are cores, where none is named.
+
+    Raises:
+        UserError: the cluster cannot be reached; later: it went away, or lost all of its workers.
+    """
+    if cluster is None:
+        with ThreadPoolTaskRunner[Any](max_workers=cores()) as threads:
+            yield Crew(threads)
+    else:
+        with _connected(cluster) as runner:
+            yield DaskCrew(runner, cluster)
+
+
+class Crew:
+    """Works on shards on threads."""
+
+    def __init__(self, runner: TaskRunner[Any]) -> None:
+        self._runner = runner
+        self._under_way: dict[PrefectFuture[list[Labelled]], Shard] = {}  # Dask forgets what nobody holds
+        self._finished: SimpleQueue[PrefectFuture[list[Labelled]]] = SimpleQueue()
+
+    @property
+    def size(self) -> int:
+        """How many shards it works on at the same time."""
+        return cores()
+
+    @property
+    def under_way(self) -> int:
+        """How many shards it has been given, and has not given back."""
+        return len(self._under_way)
+
+    def give(self, shard: Shard, task: ShardTask) -> None:
+        """Have a task label a shard."""
+        future = self._runner.submit(task, {"shard": shard})
+        self._under_way[future] = shard
+        future.add_done_callback(self._finished.put)
+
+    def take(self) -> list[Labelled]:
+        """Wait for the next shard that is finished, whichever it is; returns its rows.
+
+        Raises:
+            UserError: the images are not to be labelled like that.
+        """
+        future = self._next()
+        return self._result(future, self._under_way.pop(future))
+
+    def _next(self) -> PrefectFuture[list[Labelled]]:
+        return self._finished.get()
+
+    def _result(self, future: PrefectFuture[list[Labelled]], _shard: Shard) -> list[Labelled]:
+        return future.result()
+
+
+class DaskCrew(Crew):
+    """Works on shards on a Dask cluster; it may grow and shrink meanwhile."""
+
+    def __init__(self, runner: "DaskTaskRunner", cluster: str) -> None:
+        super().__init__(runner)
+        self._client: Any = runner.client
+        self._cluster = cluster
+
+    @property
+    def size(self) -> int:
+        """The threads of all workers; 1 where there is none yet."""
+        return max(sum(self._threads().values()), 1)
+
+    def give(self, shard: Shard, task: ShardTask) -> None:
+        """Have a task label a shard."""
+        with self._answering():
+            super().give(shard, task)
+
+    def _threads(self) -> dict[str, int]:
+        """Each worker's; asks the scheduler."""
+        with self._answering():
+            return dict(self._client.nthreads())
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Tell of a scheduler that does not answer any more; tasks raise no error of these kinds."""
+        try:
+            yield
+        except (OSError, CancelledError) as error:
+            raise UserError(
+                f"the Dask scheduler at {self._cluster} went away; start it and its workers: {GOES_ON}"
+            ) from error
+
+    def _next(self) -> PrefectFuture[list[Labelled]]:
+        seen = time.monotonic()
+        while True:
+            try:
+                return self._finished.get(timeout=LOOKING)
+            except Empty:
+                now = time.monotonic()
+            if self._threads():
+                seen = now
+            elif now - seen > ALONE:
+                raise UserError(
+                    f"no worker at {self._cluster} for {ALONE:.0f} s; start some (dask worker ADDRESS --nthreads 1): {GOES_ON}"
+                )
+
+    def _result(self, future: PrefectFuture[list[Labelled]], shard: Shard) -> list[Labelled]:
+        from distributed import KilledWorker
+
+        try:
+            with self._answering():
+                results = super()._result(future, shard)
+        except KilledWorker as error:
+            raise UserError(
+                f"{error.allowed_failures + 1} workers at {self._cluster} died over the same images, from {shard.files[0].shown} "
+                f"to {shard.files[-1].shown}; their logs say why, too little memory is likely: {GOES_ON}"
+            ) from error
+        shard.check_seen(results)
+        return results
+
+
+@contextmanager
+def _connected(cluster: str) -> Iterator["DaskTaskRunner"]:
+    """A started task runner for a cluster that answers."""
+    from distributed import LocalCluster
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    connection = {"timeout": ANSWERING}
+    if cluster.startswith(LOCAL):
+        local = {"n_workers": _count(cluster), "threads_per_worker": 1, "dashboard_address": None, "env": QUIET}
+        given = DaskTaskRunner(cluster_class=LocalCluster, cluster_kwargs=local, client_kwargs=connection)
+    else:
+        given = DaskTaskRunner(address=cluster, client_kwargs=connection)
+    with given as runner:
+        try:
+            runner.client  # noqa: B018 - connects
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"no Dask scheduler answers at {cluster}; give its address, such as tcp://HOST:8786, or local:2"
+            ) from error
+        yield runner
+
+
+def _count(cluster: str) -> int:
+    number = cluster.removeprefix(LOCAL)
+    if not number.isdecimal() or int(number) < 1:
+        raise UserError(f"cluster {cluster}: not a number of worker processes; such as local:{cores()}")
+    return int(number)
