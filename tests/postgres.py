@@ -14,7 +14,7 @@ from pathlib import Path
 from prefect_server import TIMEOUT, wait_until
 
 DEBIAN = Path("/usr/lib/postgresql")  # its packages put the server's programs there, outside of PATH
-USER = "prefect"  # and the database's name
+SUPERUSER = "postgres"
 
 
 def program(name):
@@ -43,20 +43,23 @@ class Postgres:
             self.owner = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         (self.folder / "password").write_text(self.password)
         (self.folder / "password").chmod(0o644)  # of a folder that is its owner's alone
-        made = ("--username", USER, "--pwfile", self.folder / "password", "--auth", "scram-sha-256", "--no-sync")
-        self.run("initdb", "--pgdata", self.folder / "data", *made)
+        made = f"--username {SUPERUSER} --pwfile password --auth scram-sha-256 --no-sync"
+        self.run(f"initdb --pgdata data {made}")
 
-    @property
-    def url(self):
-        """For PREFECT_SERVER_DATABASE_CONNECTION_URL."""
-        return f"postgresql+asyncpg://{USER}:{self.password}@127.0.0.1:{self.port}/{USER}"
-
-    def run(self, name, *arguments):
-        """Run one of PostgreSQL's programs to its end, as a client if a cluster is running; returns its output."""
-        at = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": USER, "PGPASSWORD": self.password}
-        command = [program(name), *arguments]
+    def run(self, line):
+        """Run a line of shell in the cluster's folder, as its superuser; returns the output."""
+        path = os.pathsep.join((str(Path(program("initdb")).parent), os.environ["PATH"]))
+        at = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": SUPERUSER, "PGPASSWORD": self.password}
+        environment = os.environ | at | {"PATH": path}
         done = subprocess.run(
-            command, cwd=self.folder, env=os.environ | at, capture_output=True, text=True, check=False, **self.owner
+            line,
+            shell=True,
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            **self.owner,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -1,6 +1,7 @@
 """Prefect on PostgreSQL, as compose.yaml puts it together, without the containers; and through the database's crash."""
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -11,11 +12,12 @@ import cv2
 import pytest
 import yaml
 from conftest import ASTRONAUT, HOPPER, ROOT, kill, rows
-from postgres import USER, Postgres, program
+from postgres import Postgres, program
 from prefect_server import TIMEOUT, Server, wait_until
 
 PHOTOS = 24 * 32  # of the smallest shard on up to three cores; fewer, larger ones on more
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
 
 pytestmark = pytest.mark.skipif(
     program("initdb") is None, reason="needs PostgreSQL (on Debian: apt-get install postgresql)"
@@ -91,12 +93,23 @@ class Deployed(Server):
             return sorted(run.state_name for run in client.read_flow_runs() if not run.state.is_scheduled())
 
 
+def page(name):
+    """What the page of operations has the user postgres run of a program; once for each time it stands there."""
+    lines = re.findall(rf"^runuser -u postgres -- ({name} .*?)(?:  +#.*)?$", PAGE, re.M)
+    assert lines, name
+    return lines
+
+
 @pytest.fixture(scope="module")
 def database():
+    """With the user and the database that the page of operations makes."""
     database = Postgres()
     try:
         database.start()
-        database.run("createdb", USER)
+        (user,) = page("createuser")
+        database.run(user.replace(" --pwprompt", ""))
+        database.run(f"psql --command \"alter role prefect password '{database.password}'\"")
+        database.run(page("createdb")[0])
         yield database
     finally:
         database.remove()
@@ -144,7 +157,7 @@ def test_ferflow_serve_keeps_its_history_in_postgresql(database, tmp_path):
         wait_until(lambda: not here.ready(), process)
         database.start()
         shutil.copy(HOPPER, here.photos)
-        wait_until(lambda: here.labelled() == 2, process)
+        wait_until(lambda: here.labelled() == 2 and ended(database) >= 2, process)
         process.send_signal(signal.SIGTERM)  # systemd's
         assert process.wait(TIMEOUT) == 0
     finally:
@@ -152,16 +165,21 @@ def test_ferflow_serve_keeps_its_history_in_postgresql(database, tmp_path):
             kill(process)
     assert here.read("serve").endswith("Stopped. The next `ferflow serve` goes on with the schedules.\n")
     assert not (here.folder / "prefect.db").exists()
-    assert runs_of(database, USER) >= 2
-    # Its back-up, as docs/operations.md has it.
-    database.run("pg_dump", "--format", "custom", "--file", "prefect.dump", USER)
-    database.run("createdb", "copy")
-    for _ in range(2):  # into an empty database, and over a full one
-        database.run("pg_restore", "--clean", "--if-exists", "--no-owner", "--dbname", "copy", "prefect.dump")
-        assert runs_of(database, "copy") == runs_of(database, USER)
+    runs = ended(database)
+    # The page's back-up; its way back into the database as it is, and into a new one.
+    back_up, *_ = page("pg_dump")
+    database.run(back_up)
+    over, into_new = page("pg_restore")
+    database.run(over)
+    assert ended(database) == runs
+    for line in (*page("dropdb"), page("createdb")[1], into_new):
+        database.run(line)
+    assert ended(database) == runs
+    owners = "select distinct tableowner from pg_tables where schemaname = 'public'"
+    assert database.run(f'psql --tuples-only --command "{owners}" prefect').split() == ["prefect"]
 
 
-def runs_of(database, name):
-    """How many runs a database of Prefect's knows to have ended well."""
+def ended(database):
+    """How many runs Prefect's database knows to have ended well."""
     query = "select count(*) from flow_run where state_type = 'COMPLETED'"
-    return int(database.run("psql", "--dbname", name, "--tuples-only", "--command", query))
+    return int(database.run(f'psql --tuples-only --command "{query}" prefect'))
