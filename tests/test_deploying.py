@@ -189,7 +189,6 @@ def page_commands(*programs):
     lines = [*"".join(blocks).splitlines(), *re.findall(r"`([a-z]+ [^`]+)`", PAGE)]
     for line in lines:
         words = shlex.split(line.replace("RUN", "00000000-0000-0000-0000-000000000000"), comments=True)
-        words = words[words.index("--") + 1 :] if words[:1] == ["runuser"] else words
         if words and words[0] in programs and len(words) > 1:
             yield words
 
