@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SETTINGS = {  # of Prefect, where nothing else is set: patience for a machine that trains, no word to the outside
     "PREFECT_API_REQUEST_TIMEOUT": "180",
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what the server answers while its database is away
+    "PREFECT_CLIENT_MAX_RETRIES": "7",  # after 2, 4, ... 128 s: four minutes
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
