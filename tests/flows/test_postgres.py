@@ -15,7 +15,7 @@ from conftest import ASTRONAUT, HOPPER, ROOT, kill, rows
 from postgres import Postgres, program
 from prefect_server import TIMEOUT, Server, wait_until
 
-PHOTOS = 24 * 32  # of the smallest shard on up to three cores; fewer, larger ones on more
+PHOTOS = 16 * 32  # images: 16 of the smallest shards
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 
