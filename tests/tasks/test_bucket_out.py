@@ -237,10 +237,12 @@ def test_corrections_in_the_bucket_are_not_overwritten(photos, another_machine):
     photos.put(
         "photos/labels/faces.csv", "\n".join((table[0] + ",corrected", *(f"{line},sad" for line in table[1:]))).encode()
     )
+    photos.put("photos/e.jpg", HOPPER.read_bytes())
     for machine in (lambda: None, another_machine):
         machine()
         with pytest.raises(UserError, match=f"{OUT}/faces.csv holds corrections.* `ferflow collect {folder_of(OUT)}`"):
             run()
+    assert "photos/e.jpg" not in photos.proxy.read()  # it is told before any work
     photos.put("photos/labels/faces.csv", "\n".join(table).encode())
     crop = photos.keys("photos/labels/crops/happy/")[0]
     photos.put(crop.replace("/happy/", "/sad/"), photos.get(crop))
