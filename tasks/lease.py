@@ -4,6 +4,7 @@ import json
 import platform
 import threading
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from tasks.buckets import bucket_of
@@ -49,8 +50,10 @@ class Lease:
             left = LEASE - self._bucket.age(self._url)
         except FileNotFoundError:  # it has ended just now
             return
-        if holder["place"] != place and left > 0:
-            out, holder = self._url.rpartition("/")[0], f"on {holder['machine']}, since {holder['since']}"
+        except ValueError:
+            raise UserError(f"{self._url} is no lock of ferflow; remove it, or name another --out") from None
+        if holder.get("place") != place and left > 0:
+            out, holder = self._url.rpartition("/")[0], f"on {holder.get('machine')}, since {holder.get('since')}"
             raise UserError(
                 f"another run ({holder}) is labelling into {out}; wait for it, or name another --out. "
                 f"If it has died, the same command works in {left:.0f} s"
@@ -78,4 +81,5 @@ class Lease:
         self._ended.set()
         self._thread.join()
         if not self._lost:
-            self._bucket.remove(self._url)
+            with suppress(OSError):  # then it ends by itself, and the work is done
+                self._bucket.remove(self._url)

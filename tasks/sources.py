@@ -350,6 +350,7 @@ def _object(url: str) -> ImageFile:
 
 
 def _read_object(file: ImageFile) -> tuple[ImageFile, bytes]:
+    _check_size(max(file.size, 1))  # not every store tells it before the content
     content, tag = buckets.bucket_of(file.path).read(file.path, _check_size)
     if not tag:
         return file, content

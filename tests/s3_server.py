@@ -13,9 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 BUCKET = "pictures"
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -149,6 +147,9 @@ class S3:
 @contextmanager
 def serving() -> Iterator[S3]:
     """A server with an empty bucket."""
+    import boto3  # here: other tests start without them
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
