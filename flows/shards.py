@@ -16,9 +16,9 @@ from tasks.errors import UserError
 from tasks.label import Labelled, Settings, champion_of, label_images
 from tasks.sources import ImageFile
 
-AN_IMAGE = 100_000  # bytes: one costs as much time as so many bytes more of it (tests/benchmarks/scale.py)
-SMALLEST, LARGEST = 5 * 10**6, 256 * 10**6  # bytes of a shard: a task costs time, a kill loses a shard per worker
-SHARDS_LEFT = 4  # per worker: a shard is this part of what is left, so that the workers end together
+AN_IMAGE = 50_000  # bytes: one costs as much time as so many bytes more of it (tests/benchmarks/scale.py)
+SMALLEST, LARGEST = 5 * 10**6, 400 * 10**6  # bytes of a shard: a task costs time, a kill loses a shard per worker
+SHARDS_LEFT = 2  # per worker: a shard is this part of what is left, so that the workers end together
 RETRY_AFTER = [1.0, 5.0, 20.0]  # s
 MAY_PASS = {  # failures of disk and network that another attempt may not meet
     *(errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT),

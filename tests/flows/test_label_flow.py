@@ -89,11 +89,11 @@ def test_shards_have_the_same_work_and_shrink_at_the_end():
     assert shards() == []
     assert len(shards(1, 1, 1)) == 1
     for work in (shards(*[1000] * 100_000), shards(*[4_000_000] * 2000), shards(*[1000, 4_000_000] * 1000)):
-        assert max(work) <= LARGEST + 4_100_000
-        assert work == pytest.approx(sorted(work, reverse=True), abs=4_100_000)
-        assert max(work[-4:]) <= SMALLEST + 4_100_000
+        assert max(work) <= LARGEST + 4_050_000
+        assert work == pytest.approx(sorted(work, reverse=True), abs=4_050_000)
+        assert max(work[-2:]) <= SMALLEST + 4_050_000
         assert len(work) < 100
-    assert len(shards(*[1000] * 100_000, workers=16)) > 16 * 4
+    assert len(shards(*[1000] * 100_000, workers=16)) > 16 * 2
 
 
 def test_the_task_works_without_prefect(faces, tmp_path):
@@ -146,7 +146,7 @@ def test_a_second_run_labels_only_what_arrived(prefect, faces, tmp_path, monkeyp
     assert (arrived["labelled"], arrived["reused"], arrived["pending"]) == (1, 5, 0)
 
 
-def test_a_thousand_images_make_tens_of_tasks(prefect, tmp_path):
+def test_a_thousand_images_make_few_tasks(prefect, tmp_path):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
@@ -159,9 +159,9 @@ def test_a_thousand_images_make_tens_of_tasks(prefect, tmp_path):
         return client.read_task_runs(flow_run_filter=this_run)
 
     with get_client(sync_client=True) as client:
-        wait_until(lambda: len(tasks()) >= 10)  # they come as events, a little later
+        wait_until(lambda: len(tasks()) >= 6)  # they come as events, a little later
         assert {task.name.split("-")[0] for task in tasks()} == {"label_shard"}
-        assert len(tasks()) < 100
+        assert len(tasks()) < 50
 
 
 class Disk:
