@@ -15,7 +15,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-pytest_plugins = ["prefect_server", "browser"]
+pytest_plugins = ["prefect_server", "browser", "s3"]
 
 ROOT = Path(__file__).parent.parent
 CHAMPION = ROOT / "models" / "champion"  # the committed one
