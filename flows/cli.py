@@ -149,6 +149,9 @@ def retrain(
         bool, typer.Option("--force", help="Judge even if nothing has changed since the last time.")
     ] = False,
     push: Annotated[bool, typer.Option("--push", help="Push a new champion's commit and tag.")] = False,
+    work_pool: Annotated[
+        str | None, typer.Option(help="Whose workers train the candidates; see `ferflow worker`.")
+    ] = None,
 ) -> None:
     """Rebuild what changed, and replace the champion if the outcome is better: once, now, as the schedule does.
 
@@ -169,7 +172,7 @@ def retrain(
     with local_server():
         from flows.retrain import retrain
 
-        state = retrain(force, push, return_state=True)
+        state = retrain(force, push, work_pool=work_pool, return_state=True)
     if state.is_failed():
         raise UserError(str(state.message))
     console.print(state.message, highlight=False, markup=False, soft_wrap=True)
@@ -189,6 +192,27 @@ def serve(
     from flows.serve import serve
 
     serve(port)
+
+
+@app.command()
+def worker(pool: Annotated[str, typer.Argument(help="A work pool of Prefect; made if it is not there.")]) -> None:
+    """Train candidates for a retraining that runs elsewhere, one at a time, until Ctrl-C.
+
+    Run it in a clone of the repository on every machine that is to train, with PREFECT_API_URL set to the server's address. Data
+    and models go through DVC's remote. The retraining names the pool: `ferflow retrain --work-pool POOL`, or `work_pool` in
+    prefect.yaml.
+
+    Example: `ferflow worker training`
+    """
+    from tasks.params import load
+
+    load()
+    from flows.runner import SETTINGS
+
+    os.environ.update(SETTINGS | os.environ)
+    from flows.candidates import work
+
+    work(pool)
 
 
 @app.command()

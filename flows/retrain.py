@@ -23,6 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Failed
 
+from flows.candidates import train_elsewhere
 from flows.decision import Outcome, show_candidates, tell
 from tasks import champion, judge, params, rebuild
 from tasks.errors import UserError, explaining
@@ -64,7 +65,9 @@ def do(work: Task[..., Any], *args: Any) -> Any:
 
 
 @flow(name="retrain")
-def retrain(force: bool = False, push: bool = False, notify: str | None = None) -> State[Any]:
+def retrain(
+    force: bool = False, push: bool = False, notify: str | None = None, work_pool: str | None = None
+) -> State[Any]:
     """Rebuild what is out of date and replace the champion if the outcome is better.
 
     Ends Completed with what came of it in a line, or Failed with what was wrong; nothing has changed then.
@@ -73,6 +76,7 @@ def retrain(force: bool = False, push: bool = False, notify: str | None = None) 
         force: judge even if nothing has changed since the last time.
         push: also push the commit and the version's tag of a new champion to the branch's remote.
         notify: a notification block of Prefect, such as `slack-webhook/team`, that is told what came of it.
+        work_pool: whose workers train the candidates, at the same time; None: this machine does, one after the other.
     """
     try:
         settings = params.load()  # first of all: without it, this is no folder of the pipeline
@@ -81,7 +85,7 @@ def retrain(force: bool = False, push: bool = False, notify: str | None = None) 
                 return Completed(message=BUSY)
             try:
                 _bury_the_dead()
-                outcome = _retrain(settings, force, push)
+                outcome = _retrain(settings, force, push, work_pool)
             finally:
                 RUNNING.unlink(missing_ok=True)
     except UserError as error:
@@ -90,7 +94,7 @@ def retrain(force: bool = False, push: bool = False, notify: str | None = None) 
     return Failed(message=outcome.line) if outcome.name == "failed" else Completed(message=outcome.line)
 
 
-def _retrain(settings: Params, force: bool, push: bool) -> Outcome:
+def _retrain(settings: Params, force: bool, push: bool, work_pool: str | None) -> Outcome:
     """The whole work, step by step."""
     if recover(JOURNAL):
         get_run_logger().info("an installation that was cut short is mended")
@@ -103,7 +107,7 @@ def _retrain(settings: Params, force: bool, push: bool) -> Outcome:
         return changes
     DECIDED.unlink(missing_ok=True)
     folder = do(prepare, settings)
-    failures = build(folder, settings)
+    failures = build(folder, settings, work_pool)
     outcome: Outcome = replace(do(decide, folder, settings, deployed), changes=changes, failures=failures)
     if outcome.name == "promoted":
         outcome = do(install_champion, folder, outcome)
@@ -136,7 +140,7 @@ def prepare(settings: Params) -> Path:
     return rebuild.renew(settings)
 
 
-def build(folder: Path, settings: Params) -> dict[str, str]:
+def build(folder: Path, settings: Params, work_pool: str | None = None) -> dict[str, str]:
     """Run every stage; returns why some failed. A candidate that fails does not stop the others.
 
     Raises:
@@ -144,12 +148,18 @@ def build(folder: Path, settings: Params) -> dict[str, str]:
     """
     hours = settings.retrain.stage_hours
     failures: dict[str, str] = {}
+    trained_elsewhere: set[str] = set()
     for stage in rebuild.stages(settings):
-        _, _, candidate = stage.partition("@")
+        kind, _, candidate = stage.partition("@")
+        if work_pool and kind == "train" and candidate not in trained_elsewhere:
+            together = rebuild.fellows(settings, candidate)
+            failures |= train_elsewhere(folder, together, settings, work_pool)
+            trained_elsewhere.update(together)
         if f"train@{candidate}" in failures:
             continue
         try:
-            do(run_stage.with_options(task_run_name=stage), folder, stage, hours)
+            pull = kind == "train" and work_pool is not None
+            do(run_stage.with_options(task_run_name=stage), folder, stage, hours, pull)
         except UserError as error:
             if not candidate:
                 raise
@@ -160,9 +170,9 @@ def build(folder: Path, settings: Params) -> dict[str, str]:
 
 
 @step
-def run_stage(folder: Path, stage: str, hours: float) -> None:
-    """Let DVC run one stage in the worktree, its log in the run's log."""
-    if failure := rebuild.reproduce(folder, stage, get_run_logger().info, hours):
+def run_stage(folder: Path, stage: str, hours: float, pull: bool = False) -> None:
+    """Let DVC run one stage in the worktree, or with `pull` take it from the remote; its log goes to the run's log."""
+    if failure := rebuild.reproduce(folder, stage, get_run_logger().info, hours, pull):
         raise UserError(failure)
 
 

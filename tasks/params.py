@@ -51,6 +51,7 @@ class Train(Section):
 
     seed: NonNegativeInt
     max_minutes: PositiveFloat
+    strategy: Literal["none", "mirrored"] = "none"  # mirrored: each batch is shared among the machine's GPUs
 
 
 class Optimizer(Section):

@@ -49,12 +49,13 @@ NO_MEMORY = (
     "exited with 137",
 )
 TOLD = 20  # changed files that a line names
+ERROR = "ERROR: "  # how the line begins in which DVC says what is wrong
 SAID = "ferflow: "  # how the line begins in which a stage says what is wrong
 
 
-def apart() -> Path:
-    """The folder of the pipeline in the worktree."""
-    return STATE / "workspace" / git(Path(), "rev-parse", "--show-prefix").decode().strip()
+def apart(state: Path = STATE) -> Path:
+    """The folder of the pipeline in the worktree that `state` has."""
+    return state / "workspace" / git(Path(), "rev-parse", "--show-prefix").decode().strip()
 
 
 def unclean() -> list[str]:
@@ -84,7 +85,7 @@ def out_of_date(folder: Path) -> dict[str, list[str]]:
     Raises:
         UserError: DVC cannot say, dvc.yaml being broken, for example.
     """
-    status = json.loads(_dvc("status", "--json", folder=folder))
+    status = json.loads(dvc("status", "--json", folder=folder))
     changes = {stage: _inputs(entries) for stage, entries in status.items()}
     return {stage: names for stage, names in changes.items() if names}
 
@@ -121,7 +122,8 @@ def renew(settings: Params) -> Path:
     else:
         git(folder, "checkout", "--quiet", "--force", "--detach", commit)
         git(folder, "clean", "--quiet", "-d", "--force")
-        _dvc("checkout", "--force", "--allow-missing", folder=folder)
+        dvc("checkout", "--force", "--allow-missing", folder=folder)
+        _copy_data(settings.ingest.source, folder)  # newer than what DVC has of it, where it keeps the raw data, too
         BASE.write_text(lock, encoding="utf-8")
     return folder
 
@@ -141,55 +143,71 @@ def _built(settings: Params) -> list[str]:
 
 def bring_inputs(source: str) -> Path:
     """Bring code, parameters and data of the workspace to the worktree, and leave what was built there; returns its folder."""
-    folder = apart()
-    if not _sound():
-        _create()
-    _unlock(folder)
+    folder = worktree()
     git(folder, "checkout", "--force", "--no-overlay", head(Path()), "--", "params.yaml", "dvc.yaml", "tasks")
-    for data in {Path(source), RAW, WEIGHTS}:
-        if not data.is_absolute():
-            copy_changed(data, folder / data)
+    _copy_data(source, folder)
     return folder
 
 
-def _sound() -> bool:
+def _copy_data(source: str, folder: Path) -> None:
+    for data in {Path(source), RAW, WEIGHTS}:
+        if not data.is_absolute():
+            copy_changed(data, folder / data)
+
+
+def worktree(state: Path = STATE) -> Path:
+    """The folder of the pipeline in the worktree that `state` has, or now gets: of HEAD, with DVC's cache shared.
+
+    Nobody else may work in it at the same time.
+    """
+    if not _sound(state):
+        _create(state)
+    _unlock(apart(state))
+    return apart(state)
+
+
+def _sound(state: Path) -> bool:
     """Whether the worktree is whole and of this repository, which it is not after the workspace was copied or moved."""
     try:
-        git_dir = git(apart(), "rev-parse", "--absolute-git-dir").decode().strip()
+        git_dir = git(apart(state), "rev-parse", "--absolute-git-dir").decode().strip()
     except UserError:
         return False
     shared = git(Path(), "rev-parse", "--path-format=absolute", "--git-common-dir").decode().strip()
-    return READY.exists() and Path(git_dir).parent == Path(shared) / "worktrees"
+    return (state / READY.name).exists() and Path(git_dir).parent == Path(shared) / "worktrees"
 
 
-def _create() -> None:
-    READY.unlink(missing_ok=True)
-    BASE.unlink(missing_ok=True)
-    place = (STATE / "workspace").resolve()
+def _create(state: Path) -> None:
+    (state / READY.name).unlink(missing_ok=True)
+    (state / BASE.name).unlink(missing_ok=True)
+    place = (state / "workspace").resolve()
     shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
     git(Path(), "worktree", "prune")
     # Twice forced: a Git that was killed leaves the place registered and locked.
     git(Path(), "worktree", "add", "--quiet", "--force", "--force", "--detach", str(place), "HEAD")
-    dvc = apart() / ".dvc"
     local = Path(".dvc/config.local")
     if local.exists():
-        shutil.copy(local, dvc)
-    cache = _dvc("cache", "dir")
-    _dvc("config", "--local", "cache.dir", cache, folder=apart())
-    READY.touch()
+        shutil.copy(local, apart(state) / ".dvc")
+    cache = dvc("cache", "dir")
+    dvc("config", "--local", "cache.dir", cache, folder=apart(state))
+    (state / READY.name).touch()
 
 
-def _dvc(*arguments: str, folder: Path = Path()) -> str:
+def dvc(*arguments: str, folder: Path = Path()) -> str:
+    """Run DVC in a folder; returns what it prints, or raises UserError with its last words."""
     command = [sys.executable, "-m", "dvc", *arguments]
     variables = os.environ | environment()
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"dvc {arguments[0]} failed: {_last(done.stderr.splitlines())}")
+        lines = done.stderr.splitlines()
+        errors = [
+            line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)
+        ]  # what follows is where to get help
+        raise UserError(f"dvc {arguments[0]} failed: {_last(errors or lines)}")
     return done.stdout.strip()
 
 
 def _unlock(folder: Path) -> None:
-    """Remove the locks that a killed Git left: nobody but retraining, which runs once at a time, works in this worktree."""
+    """Remove the locks that a killed Git left: nobody else works in this worktree."""
     for lock in Path(git(folder, "rev-parse", "--absolute-git-dir").decode().strip()).glob("*.lock"):
         lock.unlink()
 
@@ -252,9 +270,15 @@ def stages(params: Params) -> list[str]:
     return ["ingest", "parse", *of(others), *(f"teach@{name}" for name in params.teachers), *of(taught)]
 
 
-def reproduce(folder: Path, stage: str, tell: Callable[[str], None], hours: float) -> str | None:
-    """Let DVC run a stage in the worktree if it is out of date; as `run`."""
-    return run(folder, ["dvc", "repro", "--quiet", "--single-item", stage], tell, hours)
+def fellows(params: Params, name: str) -> list[str]:
+    """The candidates that can be trained at the same time as this one: all those who are taught, or all others."""
+    taught = params.candidate(name).taught is not None
+    return [each for each, candidate in params.candidates.items() if (candidate.taught is not None) == taught]
+
+
+def reproduce(folder: Path, stage: str, tell: Callable[[str], None], hours: float, pull: bool = False) -> str | None:
+    """Let DVC run a stage in the worktree if it is out of date, or with `pull` take a result from its remote; as `run`."""
+    return run(folder, ["dvc", "repro", "--quiet", "--single-item", *(["--pull"] if pull else []), stage], tell, hours)
 
 
 def _reason(lines: list[str], code: int) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from tasks.errors import UserError, explained
 from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.files import replacing, sha256, write_json
 from tasks.muon import ConvolutionMuon
-from tasks.params import Candidate, Params, named_candidate
+from tasks.params import Candidate, Params, Train, named_candidate
 from tasks.parse import load_split
 from tasks.paths import CANDIDATES, UNFINISHED
 from tasks.teach import targets
@@ -129,24 +130,50 @@ def train(name: str, params: Params) -> None:
     started = time.monotonic()
     recipe, seed = params.candidate(name), params.train.seed
     data = load_data(recipe)
-    fingerprint = _fingerprint(recipe, seed, data)
+    fingerprint = _fingerprint(recipe, params.train, data)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
-    model = trained = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
-    if recipe.frozen_until:
-        trunk, trained = split_at(model, recipe.frozen_until)
-        data = frozen(trunk, data, recipe.augment.mirror, UNFINISHED / name / fingerprint[:12])
-    checkpoint = Checkpoint(
-        UNFINISHED / name / "epochs.npz", fingerprint, make_callbacks(name, recipe), params.train.max_minutes
-    )
-    if not checkpoint.epochs:
-        checkpoint.seconds = time.monotonic() - started  # what frozen features took
-    else:
-        print(f"{name}: continuing after epoch {checkpoint.epochs} of {recipe.epochs}", flush=True)
-    fit(trained, data, recipe, seed, checkpoint)
-    trained.set_weights(checkpoint.best)
+    strategy = (
+        "none" if recipe.frozen_until else params.train.strategy
+    )  # a small head on kept features: nothing to share
+    with devices(strategy, recipe.batch):
+        model = trained = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
+        if recipe.frozen_until:
+            trunk, trained = split_at(model, recipe.frozen_until)
+            data = frozen(trunk, data, recipe.augment.mirror, UNFINISHED / name / fingerprint[:12])
+        checkpoint = Checkpoint(
+            UNFINISHED / name / "epochs.npz", fingerprint, make_callbacks(name, recipe), params.train.max_minutes
+        )
+        if not checkpoint.epochs:
+            checkpoint.seconds = time.monotonic() - started  # what frozen features took
+        else:
+            print(f"{name}: continuing after epoch {checkpoint.epochs} of {recipe.epochs}", flush=True)
+        fit(trained, data, recipe, seed, checkpoint)
+        trained.set_weights(checkpoint.best)
     _write(name, plain(model, model.get_weights()), recipe, checkpoint)
     shutil.rmtree(UNFINISHED / name)
+
+
+def devices(strategy: str, batch: int) -> AbstractContextManager[Any]:
+    """The scope in which a network is made, so that it trains on the devices that `train.strategy` says.
+
+    Mirrored, every GPU (where none is, every CPU device) has the network and takes an equal part of each batch; gradients are
+    added up. Normalisation and `global_clipnorm` see a device's part alone.
+
+    Raises:
+        UserError: the batch cannot be divided equally; gradients would be weighted wrongly.
+    """
+    if strategy == "none":
+        return nullcontext()
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    names = [device.name for device in tf.config.list_logical_devices(kind)]
+    if batch % len(names):
+        raise UserError(
+            f"params.yaml: a batch of {batch} cannot be divided equally among {len(names)} devices (train.strategy: mirrored)"
+        )
+    print(f"each batch is shared among {len(names)} {kind}{'' if len(names) == 1 else 's'}", flush=True)
+    scope: AbstractContextManager[Any] = tf.distribute.MirroredStrategy(names).scope()
+    return scope
 
 
 def make_callbacks(name: str, recipe: Candidate) -> list[keras.callbacks.Callback]:
@@ -181,17 +208,28 @@ def fit(model: keras.Model, data: Data, recipe: Candidate, seed: int, checkpoint
     steps = steps_per_epoch(len(data.targets), recipe.batch)
     compile_for(model, recipe, steps * recipe.epochs)
     val_targets = np.eye(len(EXPRESSIONS), dtype=np.float32)[data.val_labels]
+    val_batch = validation_batch(len(data.val), model.distribute_strategy.num_replicas_in_sync)
     model.fit(
         training_batches(data.views, data.targets, recipe, seed, checkpoint.epochs),
         epochs=checkpoint.epochs if checkpoint.stopped else recipe.epochs,
         initial_epoch=checkpoint.epochs,
         steps_per_epoch=steps,
-        validation_data=tf.data.Dataset.from_tensor_slices((data.val, val_targets)).batch(VAL_BATCH).prefetch(2),
+        validation_data=tf.data.Dataset.from_tensor_slices((data.val, val_targets)).batch(val_batch).prefetch(2),
         class_weight=class_weights(data.targets) if recipe.class_weights else None,
         callbacks=[*checkpoint.others, checkpoint],
         shuffle=False,  # the batches come shuffled
         verbose=VERBOSE,
     )
+
+
+def validation_batch(count: int, devices: int) -> int:
+    """The largest batch up to VAL_BATCH of which every device always has a part, of the last batch, too.
+
+    Keras looks at the first one as if its parts were equal, and kernels refuse an empty part. TensorFlow gives each device
+    ceil(batch / devices) of what is left: the last device has some if there are more than (devices - 1)^2.
+    """
+    batches = range(min(VAL_BATCH, count) // devices * devices, 0, -devices)
+    return next((b for b in batches if count % b == 0 or count % b > (devices - 1) ** 2), devices)
 
 
 def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpoint) -> None:
@@ -210,9 +248,9 @@ def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpo
     record_timing(name, train_minutes=round(checkpoint.seconds / 60, 1), epoch_minutes=checkpoint.minutes)
 
 
-def _fingerprint(recipe: Candidate, seed: int, data: Data) -> str:
-    """What a checkpoint must agree on to be continued: recipe, data, code and library."""
-    parts = [recipe.model_dump_json(), str(seed), tf.__version__, keras.__version__]
+def _fingerprint(recipe: Candidate, shared: Train, data: Data) -> str:
+    """What a checkpoint must agree on to be continued: recipe, seed, strategy, data, code and library."""
+    parts = [recipe.model_dump_json(), str(shared.seed), shared.strategy, tf.__version__, keras.__version__]
     arrays = (*data.views, data.targets, data.val, data.val_labels)
     parts += [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays]
     parts += [sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-pytest_plugins = ["prefect_server", "browser", "s3_server"]
+pytest_plugins = ["prefect_server", "browser", "s3", "s3_network"]
 
 ROOT = Path(__file__).parent.parent
 CHAMPION = ROOT / "models" / "champion"  # the committed one

@@ -8,10 +8,10 @@ labels the same photos (1080p, made by label_speed.py) with as many threads as t
 """
 
 import argparse
-import logging
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,27 +20,26 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from label_speed import DIFFERENT, make_photo
-from s3_server import BUCKET, serving
+from s3 import environment
+from s3_network import BUCKET, serving
 
 from tasks import label
 from tasks.sources import find_images
 from tasks.threads import cores
 
 READERS = (2, 4, 8, 16, 32)
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "loopback", "AWS_SECRET_ACCESS_KEY": "loopback", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-def serve(images, delay, answers):
-    """The server with its photos; tells its address, then waits to be ended."""
-    logging.getLogger("werkzeug").setLevel("ERROR")
+def serve(images, delay, answers, done):
+    """The server with its photos; tells its address, then waits until it is done."""
     random = np.random.default_rng(7)
     photos = [make_photo(1920, 1080, random) for _ in range(min(images, DIFFERENT))]
-    with serving() as s3:
+    with tempfile.TemporaryDirectory() as scratch, serving(Path(scratch) / "log.txt") as bucket:
         for number in range(images):
-            s3.put(f"photos/{number:06}.jpg", photos[number % len(photos)])
-        s3.proxy.delay = delay
-        answers.put(s3.proxy.url)
-        time.sleep(10**6)
+            bucket.put(f"photos/{number:06}.jpg", photos[number % len(photos)])
+        bucket.proxy.delay = delay
+        answers.put(bucket.proxy.url)
+        done.wait()
 
 
 def measure(source, settings, images):
@@ -59,17 +58,18 @@ def main():
     parser.add_argument("--delay", type=float, default=0.1, help="seconds before each object")
     given = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    server = context.Process(target=serve, args=(given.images, given.delay, answers), daemon=True)
+    answers, done = context.Queue(), context.Event()
+    server = context.Process(target=serve, args=(given.images, given.delay, answers, done))
     server.start()
-    os.environ.update(CREDENTIALS | {"AWS_ENDPOINT_URL": answers.get()})
+    os.environ.update(environment(answers.get()))
     settings = label.make_settings()
     print(f"{given.images} photos of 1080p, {given.delay:g} s before each object, {cores()} cores")
     for readers in READERS:
         label.READERS = max(1, readers // cores())
         speed, busy = measure(f"s3://{BUCKET}/photos", settings, given.images)
         print(f"{label.READERS * cores():3} readers: {speed:5.1f} images a second, {busy:5.1f} ms of CPU an image")
-    server.terminate()
+    done.set()
+    server.join()
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def test_help_imports_nothing_heavy():
         (["fetch", "fer2013.csv"], "ferflow: no params.yaml here"),
         (["made", "--rows", "5"], "ferflow: a made set has 200 rows at least, not 5"),
         (["demo"], "ferflow: no params.yaml or dvc.yaml"),
+        (["worker", "training"], "ferflow: no params.yaml here"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, folder, monkeypatch, capsys):

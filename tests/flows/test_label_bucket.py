@@ -3,29 +3,27 @@
 import cv2
 import numpy as np
 from conftest import CHAMPION
-from s3_server import BUCKET
+from s3_network import BUCKET
 
-from flows.label import label_photos, results_folder
-from tasks.bucket_out import folder_of
+from flows.label import label_photos
 from tasks.folder import label_folder
 
 PHOTOS, OUT = f"s3://{BUCKET}/photos", f"s3://{BUCKET}/labels"
 
 
-def test_a_flow_from_bucket_to_bucket(prefect, s3, tmp_path):
+def test_a_flow_from_bucket_to_bucket(prefect, bucket, tmp_path):
     from prefect.artifacts import Artifact
 
     for number in range(70):
         pixels = np.random.default_rng(number).integers(0, 256, (48, 48), np.uint8)
-        s3.put(f"photos/{number:02}.png", cv2.imencode(".png", cv2.GaussianBlur(pixels, (0, 0), 4))[1].tobytes())
+        bucket.put(f"photos/{number:02}.png", cv2.imencode(".png", cv2.GaussianBlur(pixels, (0, 0), 4))[1].tobytes())
     label_folder([PHOTOS], tmp_path / "out", champion=CHAMPION)
-    s3.proxy.requests.clear()
+    bucket.proxy.requests.clear()
     first = label_photos([PHOTOS], OUT, champion=str(CHAMPION))
     assert first["images"]["status"] == {"ok": 70}
-    assert s3.get("labels/faces.csv") == (tmp_path / "out" / "faces.csv").read_bytes()
-    assert [key for key in sorted(s3.proxy.read()) if key.startswith("photos/")] == s3.keys("photos/")
+    assert bucket.get("labels/faces.csv") == (tmp_path / "out" / "faces.csv").read_bytes()
+    assert [key for key in sorted(bucket.proxy.read()) if key.startswith("photos/")] == bucket.keys("photos/")
     assert Artifact.get("label-report").data == f"[{OUT}/report.html]({OUT}/report.html)"
-    assert not list(results_folder(folder_of(OUT)).glob("*"))
     again = label_photos([PHOTOS], OUT, champion=str(CHAMPION))["images"]
     assert (again["labelled"], again["reused"]) == (0, 70)
     state = label_photos([PHOTOS], "s3://no-such-bucket/labels", champion=str(CHAMPION), return_state=True)

@@ -24,7 +24,7 @@ import time
 from prefect import flow
 
 @flow(name="retrain")
-def retrain(force: bool = False, push: bool = False, notify: str | None = None):
+def retrain(force: bool = False, push: bool = False, notify: str | None = None, work_pool: str | None = None):
     time.sleep(1000)
 """
 

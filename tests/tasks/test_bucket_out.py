@@ -13,7 +13,7 @@ import pytest
 from conftest import ASTRONAUT, CHAMPION, FLOWER, HOPPER, ROOT, kill
 from made_videos import Actor, smiling, write_video
 from pyarrow import parquet
-from s3_server import BUCKET
+from s3_network import BUCKET
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tasks import bucket_out, buckets, journal, lease
@@ -50,26 +50,26 @@ def another_machine(monkeypatch, tmp_path_factory):
 
 
 @pytest.fixture
-def photos(s3):
+def photos(bucket):
     """Two photos with a face, one without, and one that is none."""
     for name, photo in (("a.png", ASTRONAUT), ("b/grace & 100%.jpg", HOPPER), ("c.jpg", FLOWER)):
-        s3.put(f"photos/{name}", photo.read_bytes())
-    s3.put("photos/d.jpg", b"no image")
-    return s3
+        bucket.put(f"photos/{name}", photo.read_bytes())
+    bucket.put("photos/d.jpg", b"no image")
+    return bucket
 
 
 @pytest.fixture
-def faces(s3):
+def faces(bucket):
     """Forty small pictures, each taken as a face whole."""
     for number in range(40):
         pixels = np.random.default_rng(number).integers(0, 256, (48, 48), np.uint8)
-        s3.put(f"photos/{number:02}.png", cv2.imencode(".png", cv2.GaussianBlur(pixels, (0, 0), 4))[1].tobytes())
-    return s3
+        bucket.put(f"photos/{number:02}.png", cv2.imencode(".png", cv2.GaussianBlur(pixels, (0, 0), 4))[1].tobytes())
+    return bucket
 
 
-def published(s3, out="photos/labels"):
+def published(bucket, out="photos/labels"):
     """Both tables in the bucket, images without the time that each took."""
-    images, found = (s3.get(f"{out}/{name}.csv").decode().splitlines() for name in ("images", "faces"))
+    images, found = (bucket.get(f"{out}/{name}.csv").decode().splitlines() for name in ("images", "faces"))
     return [line.rsplit(",", 2)[0] for line in images], found
 
 
@@ -131,18 +131,18 @@ def test_pictures_and_rows_out_of_date_go(photos):
     ]
 
 
-def test_photos_of_a_disk_and_videos_too(s3, tmp_path, another_machine):
+def test_photos_of_a_disk_and_videos_too(bucket, tmp_path, another_machine):
     (tmp_path / "photos").mkdir()
     write_video(tmp_path / "photos" / "v.mp4", lambda time: [Actor(smiling(), 50 + 20 * time, 60, 230)], 1.0)
     (tmp_path / "photos" / "a.png").write_bytes(ASTRONAUT.read_bytes())
     out = f"s3://{BUCKET}"  # a whole bucket
     run(out, source=str(tmp_path / "photos"))
-    assert {key.split("/")[0] for key in s3.keys("")} >= {"frames", "faces", "images", "annotated", "report.html"}
-    frames, crop = s3.get("frames.csv"), set(s3.keys("annotated/"))
+    assert {key.split("/")[0] for key in bucket.keys("")} >= {"frames", "faces", "images", "annotated", "report.html"}
+    frames, crop = bucket.get("frames.csv"), set(bucket.keys("annotated/"))
     another_machine()
     assert run(out, source=str(tmp_path / "photos"))["images"]["labelled"] == 0
-    assert s3.get("frames.csv") == frames
-    assert set(s3.keys("annotated/")) == crop
+    assert bucket.get("frames.csv") == frames
+    assert set(bucket.keys("annotated/")) == crop
 
 
 def test_killed_in_the_middle_another_machine_goes_on(faces, tmp_path, monkeypatch, another_machine):

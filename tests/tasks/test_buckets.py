@@ -12,7 +12,7 @@ from conftest import ASTRONAUT, CHAMPION, FLOWER, HOPPER, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_videos import Actor, smiling, write_video
-from s3_server import BUCKET
+from s3_network import BUCKET
 
 from tasks import buckets
 from tasks.buckets import Object, inside, is_url, split
@@ -35,11 +35,11 @@ def face(number):
 
 
 @pytest.fixture
-def faces(s3):
+def faces(bucket):
     """Twelve small pictures in the bucket."""
     for number in range(12):
-        s3.put(f"photos/{number:02}.png", face(number))
-    return s3
+        bucket.put(f"photos/{number:02}.png", face(number))
+    return bucket
 
 
 def run(out, *sources):
@@ -84,9 +84,9 @@ def test_stamps_are_of_the_content_and_fit_the_store(one, other):
 # Listings
 
 
-def test_a_prefix_a_bucket_an_object_and_a_list_are_sources(s3, tmp_path):
+def test_a_prefix_a_bucket_an_object_and_a_list_are_sources(bucket, tmp_path):
     for key in ("photos/b.jpg", "photos/a/c.PNG", "photos/notes.txt", "photos2/d.jpg", "photos.jpg", "e.jpg"):
-        s3.put(key, b"x")
+        bucket.put(key, b"x")
     assert found(PHOTOS) == found(PHOTOS + "/") == ["photos/a/c.PNG", "photos/b.jpg"]
     assert len(found(f"s3://{BUCKET}")) == len(found(f"s3://{BUCKET}/")) == 5
     assert found(f"{PHOTOS}.jpg") == ["photos.jpg"]
@@ -98,23 +98,23 @@ def test_a_prefix_a_bucket_an_object_and_a_list_are_sources(s3, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a b+c%20&é.jpg", "q?versionId=1#x.jpg", "a//b/../c.jpg", "*[1].jpg", "日本.jpg"])
-def test_whatever_a_key_is(name, s3):
-    s3.put(f"photos/{name}", name.encode())
+def test_whatever_a_key_is(name, bucket):
+    bucket.put(f"photos/{name}", name.encode())
     (file,) = find_images([PHOTOS], NOWHERE)
     assert file.path == f"{PHOTOS}/{name}"
     assert file.read() == name.encode()
     assert list(find_images([file.path], NOWHERE)) == [file]
 
 
-def test_listings_come_page_by_page_and_outputs_are_left_out(s3):
+def test_listings_come_page_by_page_and_outputs_are_left_out(bucket):
     for number in range(20):
-        s3.put(f"photos/{number:02}.jpg", b"x")
-    s3.put("photos/10-labels/.ferflow", b"")
-    s3.put("photos/10-labels/annotated/a.jpg", b"x")
-    s3.put("photos/zout/annotated/a.jpg", b"x")
-    s3.proxy.page = 5
+        bucket.put(f"photos/{number:02}.jpg", b"x")
+    bucket.put("photos/10-labels/.ferflow", b"")
+    bucket.put("photos/10-labels/annotated/a.jpg", b"x")
+    bucket.put("photos/zout/annotated/a.jpg", b"x")
+    bucket.proxy.page = 5
     assert len(list(islice(find_images([PHOTOS], NOWHERE), 6))) == 6
-    assert s3.proxy.listings() == 2
+    assert bucket.proxy.listings() == 2
     assert found(PHOTOS, out_url=f"{PHOTOS}/zout/") == [f"photos/{number:02}.jpg" for number in range(20)]
     with pytest.raises(UserError, match="only output folders"):
         found(f"{PHOTOS}/10-labels")
@@ -123,7 +123,7 @@ def test_listings_come_page_by_page_and_outputs_are_left_out(s3):
 
 
 @pytest.mark.parametrize("store", ["memory://shelf", "file://{}/shelf"])
-def test_other_stores_of_fsspec_work_too(store, s3, tmp_path, monkeypatch):
+def test_other_stores_of_fsspec_work_too(store, bucket, tmp_path, monkeypatch):
     """From and to them, also on a second machine."""
     import fsspec
 
@@ -156,7 +156,7 @@ def test_other_stores_of_fsspec_work_too(store, s3, tmp_path, monkeypatch):
         ("gs://x/y", {}, "gcsfs.*; install it beside ferflow"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line(source, change, message, s3, monkeypatch):
+def test_a_mistake_is_one_line(source, change, message, bucket, monkeypatch):
     for name, value in change.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
     with pytest.raises(UserError, match=message) as mistake:
@@ -275,12 +275,12 @@ def test_a_listing_that_changes_while_it_is_read(faces, tmp_path):
     assert (again["total"], again["labelled"], again["status"]) == (12, 1, {"ok": 12})
 
 
-def test_an_object_that_is_too_large_is_not_downloaded(s3, monkeypatch):
+def test_an_object_that_is_too_large_is_not_downloaded(bucket, monkeypatch):
     from tasks import sources
     from tasks.photos import RefusedError
 
-    s3.put("photos/a.jpg", b"x" * 2000)
-    s3.put("photos/b.jpg", b"")
+    bucket.put("photos/a.jpg", b"x" * 2000)
+    bucket.put("photos/b.jpg", b"")
     monkeypatch.setattr(sources, "MOST_BYTES", 1000)
     large, empty = find_images([PHOTOS], NOWHERE)
     with pytest.raises(RefusedError, match="the limit is") as refusal:
@@ -290,10 +290,10 @@ def test_an_object_that_is_too_large_is_not_downloaded(s3, monkeypatch):
         empty.read()
 
 
-def test_a_video_in_a_bucket_is_watched_and_its_copy_removed(s3, tmp_path):
+def test_a_video_in_a_bucket_is_watched_and_its_copy_removed(bucket, tmp_path):
     write_video(tmp_path / "video.mp4", lambda time: [Actor(smiling(), 50 + 20 * time, 60, 230)], 1.0)
-    s3.put("photos/video.mp4", (tmp_path / "video.mp4").read_bytes())
-    s3.put("photos/broken.mp4", b"no video")
+    bucket.put("photos/video.mp4", (tmp_path / "video.mp4").read_bytes())
+    bucket.put("photos/broken.mp4", b"no video")
     run(tmp_path / "out")
     assert statuses(tmp_path / "out") == {
         "video.mp4": ("ok", ""),

@@ -287,6 +287,15 @@ def test_a_worktree_from_its_first_day_on(workspace: Path) -> None:
 
 
 @pytest.mark.usefixtures("workspace")
+def test_new_data_is_rebuilt_where_dvc_keeps_the_older() -> None:
+    rebuild.dvc("add", "data/raw")
+    commit("the raw data is DVC's, too")
+    write(Path(), {"data/raw/extra/mine.csv": b"more"})
+    assert out_of_date(Path()) == {"ingest": ["data/raw"]}
+    assert tree(renew(params.load()) / "data/raw") == tree(Path("data/raw"))
+
+
+@pytest.mark.usefixtures("workspace")
 def test_a_worktree_that_is_not_whole_is_made_anew() -> None:
     def check() -> None:
         folder = rebuild.bring_inputs("data/raw")

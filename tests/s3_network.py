@@ -1,7 +1,6 @@
-"""A real S3 server on loopback (moto's), behind a proxy that fails as networks do."""
+"""A bucket of a real S3 server on loopback, behind a proxy that fails as networks do."""
 
 import http.client
-import logging
 import os
 import socket
 import struct
@@ -10,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from s3 import environment, s3_server
 
 BUCKET = "pictures"
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -118,8 +119,8 @@ class Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-class S3:
-    """The server, its proxy, and a client that reaches the server past the proxy."""
+class Bucket:
+    """A bucket, the network before it, and a client that reaches the server past that."""
 
     def __init__(self, proxy: Proxy, client: Any) -> None:
         self.proxy, self.client = proxy, client
@@ -145,46 +146,37 @@ class S3:
 
 
 @contextmanager
-def serving() -> Iterator[S3]:
-    """A server with an empty bucket."""
-    import boto3  # here: other tests start without them
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    proxy = Proxy(host, port)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    client = boto3.client(
-        "s3", "us-east-1", endpoint_url=f"http://{host}:{port}", aws_access_key_id="a", aws_secret_access_key="b"
-    )
-    client.create_bucket(Bucket=BUCKET, ACL="public-read")  # browsers, too
-    yield S3(proxy, client)
-    proxy.shutdown()
-    server.stop()
+def serving(log: Path) -> Iterator[Bucket]:
+    """A server with an empty bucket, until the block ends."""
+    with s3_server(log) as server:
+        address = urlsplit(server.url)
+        proxy = Proxy(str(address.hostname), address.port or 0)
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        client = server.client()
+        client.create_bucket(Bucket=BUCKET, ACL="public-read")  # browsers, too
+        yield Bucket(proxy, client)
+        proxy.shutdown()
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3]:
-    logging.getLogger("werkzeug").setLevel("ERROR")
-    with serving() as server:
-        yield server
+def bucket_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    with serving(tmp_path_factory.mktemp("bucket") / "log.txt") as bucket:
+        yield bucket
 
 
 @pytest.fixture
-def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> S3:
+def bucket(
+    bucket_of_session: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Bucket:
     """An empty bucket, credentials for it, and a machine that has never seen it."""
     import s3fs
 
-    s3_server.proxy.calm()
-    s3_server.clear()
+    bucket_of_session.proxy.calm()
+    bucket_of_session.clear()
     s3fs.S3FileSystem.clear_instance_cache()
     for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "loopback")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "loopback")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.proxy.url)
+    for name, value in environment(bucket_of_session.proxy.url).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("machine")))
-    return s3_server
+    return bucket_of_session
