@@ -32,8 +32,8 @@ from tasks.photos import RefusedError, decode, read_header
 from tasks.sources import ImageFile
 from tasks.threads import in_order
 
-# Requests to a bucket at once, per worker. A photo of 1080p keeps it busy for 25 ms or more (tests/benchmarks/bucket_speed.py), so
-# that 4 are enough where a request takes 0.1 s, and 8 where it takes 0.2 s.
+# Requests to a bucket at once, per worker. A photo of 1080p keeps that busy for 25 ms or more (tests/benchmarks/bucket_speed.py):
+# 4 are enough where a request takes 0.1 s, 8 where it takes 0.2 s.
 READERS = 8
 MOST_AHEAD = 32 * 10**6  # bytes of an object that is read ahead; of larger ones, no more than workers are in memory
 BATCH = 16  # faces that are classified together; larger batches are no faster
