@@ -294,6 +294,8 @@ class S3Bucket(Bucket):
         except FileExistsError:  # or it is ours: the answer to an earlier attempt was lost
             return self.read(url)[0] == content
         except FileNotFoundError:
+            if before is None:  # there is no such bucket
+                raise
             return False
         return True
 

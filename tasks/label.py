@@ -32,7 +32,9 @@ from tasks.photos import RefusedError, decode, read_header
 from tasks.sources import ImageFile
 from tasks.threads import in_order
 
-READERS = 8  # requests to a bucket at once, per worker: an image of 1080p takes it 27 ms, a request perhaps 0.1 s, or twice that
+# Requests to a bucket at once, per worker. A photo of 1080p keeps that busy for 25 ms or more (tests/benchmarks/bucket_speed.py):
+# 4 are enough where a request takes 0.1 s, 8 where it takes 0.2 s.
+READERS = 8
 MOST_AHEAD = 32 * 10**6  # bytes of an object that is read ahead; of larger ones, no more than workers are in memory
 BATCH = 16  # faces that are classified together; larger batches are no faster
 THUMBNAIL = 64  # px

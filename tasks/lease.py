@@ -38,6 +38,7 @@ class Lease:
             self._refuse(place)
         if not self._bucket.write_if(url, self._content, before):
             self._refuse("")
+            raise UserError(f"another run has just let go of {url.rpartition('/')[0]}; run the same command again")
         self._held = self._bucket.look(url)
         self._lost, self._ended = False, threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
