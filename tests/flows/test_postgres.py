@@ -100,9 +100,9 @@ def page(name):
     return lines
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def database():
-    """With the user and the database that the page of operations makes."""
+    """With the user and the database that the page of operations makes; for one test: what that kills keeps its slots."""
     database = Postgres()
     try:
         database.start()
