@@ -29,6 +29,8 @@ ANSWERING = 10  # s, for the scheduler to answer
 ALONE = 60.0  # s, that a cluster may be without a worker: some start late, or again
 LOOKING = 1.0  # s, between two looks whether there are any
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}  # environment of Dask's processes
+# Dask has its workers give memory back at once. A photo's is asked for again at once: that takes as long as finding its faces.
+KEEP_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 GOES_ON = "the same flow goes on from where it was"
 
 ShardTask = Task[[Shard], list[Labelled]]
@@ -154,6 +156,7 @@ class DaskCrew(Crew):
 @contextmanager
 def _connected(cluster: str) -> Iterator["DaskTaskRunner"]:
     """A started task runner for a cluster that answers."""
+    import dask
     from distributed import LocalCluster
     from prefect_dask.task_runners import DaskTaskRunner
 
@@ -164,7 +167,7 @@ def _connected(cluster: str) -> Iterator["DaskTaskRunner"]:
         given = DaskTaskRunner(cluster_class=LocalCluster, cluster_kwargs=local, client_kwargs=connection)
     else:
         given = DaskTaskRunner(address=cluster, client_kwargs=connection)
-    with given as runner:
+    with dask.config.set(KEEP_MEMORY), given as runner:
         try:
             runner.client  # noqa: B018 - connects
         except (OSError, ValueError) as error:
