@@ -151,13 +151,12 @@ def show(run: dict[str, Any], out: str, expected: Reference) -> None:
         "label-expressions",
         f"Expressions of {total:,} faces in {out}",
     )
-    page = inside(out, REPORT) if is_url(out) else str(Path(out, REPORT).resolve())
-    create_link_artifact(
-        page if is_url(out) else Path(page).as_uri(),
-        page,
-        "label-report",
-        "Browsers open a file's link only if you paste it.",
-    )
+    if is_url(out):
+        link = page = inside(out, REPORT)
+    else:
+        page = str(Path(out, REPORT).resolve())
+        link = Path(page).as_uri()
+    create_link_artifact(link, page, "label-report", "Browsers open a file's link only if you paste it.")
     create_markdown_artifact(_summary(run), "label-run", f"The last run into {out}")
 
 

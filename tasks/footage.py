@@ -33,7 +33,7 @@ from tasks.videos import Frame, Video, frames, slot
 
 SEGMENT = 64  # frames that are kept together; a kill loses no more than these
 AHEAD = 4  # frames a thread, decoded before they are looked at: each takes megabytes
-ASKED = 2  # times within `smooth` that the network is asked about a track; more changes nothing once it is smoothed
+ASKED = 2  # times within `smooth` that the network is asked about a track; asked always, 1 label in 100 would differ
 PICTURE = 1.0  # s between the pictures that are kept of a track
 BREAK = 1.0  # s without its face after which a band ends
 ENGINE = [  # as in tasks/label.py

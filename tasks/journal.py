@@ -34,7 +34,7 @@ class Journal:
     """
 
     def __init__(self, store: Store, url: str) -> None:
-        self._connection = store.connection
+        self._store, self._connection = store, store.connection
         self._part = store.path.with_name(".part.sqlite")
         self._bucket = bucket_of(url)
         self._url = inside(url, f"journal-{SCHEMA_VERSION}")  # parts of other versions are of no use
@@ -60,7 +60,7 @@ class Journal:
 
     def _take_in(self, url: str, tag: str) -> None:
         try:
-            with self._attached(), self._transaction():
+            with self._attached(), self._store.transaction():
                 for table in TABLES:
                     self._connection.execute(f"DELETE FROM {table} WHERE key IN (SELECT key FROM part.images)")
                     self._connection.execute(f"INSERT INTO {table} SELECT * FROM part.{table}")
@@ -96,7 +96,7 @@ class Journal:
                     f"{url} was written by another run meanwhile; run the same command again when that has ended"
                 )
             written = self._bucket.look(url)
-            with self._transaction():
+            with self._store.transaction():
                 self._connection.execute("INSERT INTO shipped VALUES (?, ?)", (url, written.tag if written else ""))
                 self._connection.execute(f"DELETE FROM unshipped WHERE key IN ({keys})")
         self._part.unlink(missing_ok=True)
@@ -130,13 +130,3 @@ class Journal:
             yield
         finally:
             self._connection.execute("DETACH part")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")

@@ -267,9 +267,7 @@ def look(view: Callable[[float], NDArray[np.uint8]], width: int, settings: Setti
     image, spots = find_spots(view, width, settings)
     if spots:
         smallest = min(spot.square[2] for spot in spots) * image.shape[1] / width
-        if (
-            image.shape[1] < width and smallest < FACE_SIZE
-        ):  # the network can use more than was decoded to find the faces
+        if image.shape[1] < width and smallest < FACE_SIZE:  # the network can use more than the detector
             image = view(max(image.shape) * FACE_SIZE / smallest)
     return cut_out(image, width, spots)
 

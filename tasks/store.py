@@ -76,7 +76,7 @@ class Store:
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
-        with self._transaction():
+        with self.transaction():
             version = self._value("PRAGMA user_version")
             if version == SCHEMA_VERSION:
                 return
@@ -95,7 +95,7 @@ class Store:
 
     def set_source(self, files: Iterable[ImageFile]) -> None:
         """Replace the list of images, and forget what is known of others; all or nothing. A key counts once."""
-        with self._explained(), self._transaction():
+        with self._explained(), self.transaction():
             self._connection.execute("DELETE FROM source")
             self._connection.executemany(
                 "INSERT OR IGNORE INTO source (key, shown, path, member, size, stamp, video) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -130,7 +130,7 @@ class Store:
 
     def add(self, results: Iterable[Labelled], settings: str) -> None:
         """Store results in place of what was known of the same images; all or nothing."""
-        with self._explained(), self._transaction():
+        with self._explained(), self.transaction():
             for result in results:
                 self._add(result, settings if result.failure is None else "")
 
@@ -181,7 +181,7 @@ class Store:
     def watched(self, file: ImageFile, settings: str) -> float | None:
         """The time up to which a video is watched under these settings; None, and nothing of it is kept, if it is not."""
         key = os.fsencode(file.key)
-        with self._explained(), self._transaction():
+        with self._explained(), self.transaction():
             row = self._connection.execute(
                 "SELECT time FROM watched WHERE key = ? AND size = ? AND stamp = ? AND settings = ?",
                 (key, file.size, file.stamp, settings),
@@ -193,7 +193,7 @@ class Store:
     def add_segment(self, file: ImageFile, segment: Segment, settings: str) -> None:
         """Keep the next frames of a video."""
         key = os.fsencode(file.key)
-        with self._explained(), self._transaction():
+        with self._explained(), self.transaction():
             self._add_sightings(key, segment.sightings)
             self._connection.execute(
                 "REPLACE INTO watched VALUES (?, ?, ?, ?, ?)", (key, file.size, file.stamp, settings, segment.time)
@@ -238,7 +238,7 @@ class Store:
             settings: of the result.
         """
         key = os.fsencode(file.key)
-        with self._explained(), self._transaction():
+        with self._explained(), self.transaction():
             last = self._value("SELECT coalesce(max(rowid), 0) FROM sightings")
             self._add_sightings(
                 key, (each._replace(face=each.face._replace(crop=b"", thumbnail=b"")) for each in steadied)
@@ -282,7 +282,8 @@ class Store:
         return int(self._connection.execute(query, values).fetchone()[0])
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """All that is written in the block, or nothing."""
         self._connection.execute("BEGIN EXCLUSIVE")
         try:
             yield
