@@ -1,7 +1,6 @@
 """The command line. Packages that take long to load are imported by the commands that need them: help comes at once."""
 
 import csv
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -161,11 +160,11 @@ def retrain(
 
     Examples: `ferflow retrain`, `ferflow serve` (on a schedule)
     """
-    from flows.runner import SETTINGS
+    from flows.runner import use_settings
     from tasks.params import load
 
     load()  # Prefect takes seconds to say that this is no folder of the pipeline
-    os.environ.update(SETTINGS | os.environ)
+    use_settings()
     from flows.server import local_server
 
     # Not a server of Prefect's choice: Ctrl-C would end that before it has heard of the end of the run.
@@ -204,12 +203,11 @@ def worker(pool: Annotated[str, typer.Argument(help="A work pool of Prefect; mad
 
     Example: `ferflow worker training`
     """
+    from flows.runner import use_settings
     from tasks.params import load
 
     load()
-    from flows.runner import SETTINGS
-
-    os.environ.update(SETTINGS | os.environ)
+    use_settings()
     from flows.candidates import work
 
     work(pool)

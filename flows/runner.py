@@ -30,6 +30,11 @@ SETTINGS = {  # of Prefect, where nothing else is set: patience for a machine th
 }
 
 
+def use_settings() -> None:
+    """Put SETTINGS into this process's environment; to be called before Prefect is imported, which reads it then."""
+    os.environ.update(SETTINGS | os.environ)
+
+
 def runs(
     client: "SyncPrefectClient",
     ids: Collection[str],
