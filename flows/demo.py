@@ -33,7 +33,13 @@ DRAWN = 140  # faces labelled at the end
 # because there are few faces: the moving averages of batch normalisation need a thousand steps or so to settle.
 SHORTENED: dict[str, dict[str, Any]] = {
     "modelo_02": {"epochs": 10, "batch": 32},
-    "residual": {"epochs": 8, "batch": 32, "options": {"widths": [16, 32, 64, 128], "blocks": [1, 1, 1, 1]}},
+    "residual": {
+        "epochs": 8,
+        "batch": 32,
+        "options": {"widths": [16, 32, 64, 128], "blocks": [1, 1, 1, 1]},
+        "augment": {"mirror": True, "rotate": 12.0, "shift": 0.08, "zoom": 0.12},  # drawn faces need no more
+        "sizes": [],
+    },
     "mini_xception": {"epochs": 10, "batch": 16},
 }
 # Of nobody in particular, whatever this computer's Git is set to.
