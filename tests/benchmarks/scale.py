@@ -1,6 +1,6 @@
 """How labelling scales: small images and photos, by the command line, and by the flow on threads and on Dask workers.
 
-    python tests/benchmarks/scale.py                                    # 100,000 images and 10,000 photos; about two hours
+    python tests/benchmarks/scale.py                                    # 100,000 images and 10,000 photos; about 45 minutes
     python tests/benchmarks/scale.py --images 2000 --photos 100
 
 Each way labels the same folders, with a new output folder, in a process of its own: few files, then a quarter, half and all of

@@ -11,7 +11,7 @@ import subprocess
 from contextlib import suppress
 
 import pytest
-from conftest import ROOT, Workspace, programs_in
+from conftest import CANDIDATES, ROOT, Workspace, programs_in
 from prefect_server import TIMEOUT, wait_until
 from s3 import S3
 
@@ -143,3 +143,21 @@ def test_a_worker_that_dies_costs_its_candidate_alone(prefect, workspace, worker
     assert "Task run 'evaluate@muon' - Finished in state Completed" in said
     assert "Task run 'evaluate@small'" not in said
     assert "- `train@small`: its worker is gone" in Artifact.get("retrain-decision").data
+
+
+def test_a_student_is_taught_by_what_a_worker_trained(prefect, workspace, workers):
+    workspace.change("candidates.small", epochs=2)
+    taught = {"labels": "taught", "taught": {"by": ["small"], "share": 0.5}, "epochs": 1}
+    workspace.change("candidates", student=CANDIDATES["small"] | taught)
+    path = workspace.folder / "params.yaml"
+    path.write_text(path.read_text().replace("teachers: []", "teachers: [small]"))
+    commit(workspace, "a student")
+    command = ("python", "-m", "flows.cli", "retrain", "--work-pool", POOL)
+    run = prefect.start(*command, cwd=workspace.folder, log="student.txt")
+    assert run.wait(TIMEOUT) == 0, prefect.read("student.txt")
+    said = prefect.read("student.txt")
+    order = ("train@small", "teach@small", "train@student", "evaluate@student")
+    ends = [said.index(f"Task run '{stage}' - Finished in state Completed") for stage in order]
+    assert ends == sorted(ends)
+    assert "Epoch 1/" not in said  # not here
+    assert any("train@student" in worker.said() for worker in workers)
