@@ -84,7 +84,7 @@ def artifact(key):
 
 
 def events(name):
-    """The payloads of events of that name, newest first."""
+    """The payloads of events of that name; other tests on this server may have caused some."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -206,9 +206,9 @@ def test_what_a_promotion_leaves_in_prefect(prefect, workspace):
     assert f"### Champion {old}: shown (rows), answered (columns)" in page
     rows = {row["candidate"]: row for row in json.loads(artifact("retrain-candidates"))}
     assert rows["small"]["verdict"] == "champion"
-    wait_until(lambda: events("ferflow.champion.promoted"))
-    (event,) = events("ferflow.champion.promoted")
-    assert (event["champion"], event["other"]) == (new, old)
+    wait_until(
+        lambda: (new, old) in [(event["champion"], event["other"]) for event in events("ferflow.champion.promoted")]
+    )
 
 
 def test_a_promotion_is_pushed_where_the_branch_comes_from(prefect, workspace, tmp_path, caplog):
@@ -304,12 +304,7 @@ def test_a_failing_candidate_and_a_challenger_that_loses_an_expression(prefect, 
     (notice,) = map(json.loads, inbox)
     assert notice["subject"] == f"ferflow: {state.message}"
     assert "Recall of happy falls from " in notice["body"]
-
-    def kept():
-        return [event for event in events("ferflow.champion.kept") if event["failures"]]
-
-    wait_until(kept)
-    assert set(kept()[0]["failures"]) == {"train@huge"}
+    wait_until(lambda: {"train@huge"} in [set(event["failures"]) for event in events("ferflow.champion.kept")])
     intact(workspace, before)
 
 
