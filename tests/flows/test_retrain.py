@@ -206,9 +206,12 @@ def test_what_a_promotion_leaves_in_prefect(prefect, workspace):
     assert f"### Champion {old}: shown (rows), answered (columns)" in page
     rows = {row["candidate"]: row for row in json.loads(artifact("retrain-candidates"))}
     assert rows["small"]["verdict"] == "champion"
-    wait_until(
-        lambda: (new, old) in [(event["champion"], event["other"]) for event in events("ferflow.champion.promoted")]
-    )
+
+    def promotions():
+        return [(event["champion"], event["other"]) for event in events("ferflow.champion.promoted")]
+
+    wait_until(lambda: (new, old) in promotions())
+    assert promotions().count((new, old)) == 1
 
 
 def test_a_promotion_is_pushed_where_the_branch_comes_from(prefect, workspace, tmp_path, caplog):
