@@ -188,6 +188,9 @@ def serve(
     The server is started and ended with this command, unless one runs there already or PREFECT_API_URL names one elsewhere.
     Schedules, time zone, parameters and triggers are those of prefect.yaml; start again after you changed it.
     """
+    from flows.runner import use_settings
+
+    use_settings()
     from flows.serve import serve
 
     serve(port)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from flows.deployments import read_deployments
-from flows.runner import SETTINGS, runs
+from flows.runner import runs
 from flows.server import check_alive, ending, local_server
 from tasks.errors import UserError
 from tasks.files import alone
@@ -91,7 +91,7 @@ def _runner(started: bool, log: IO[str]) -> Iterator[tuple[subprocess.Popen[str]
     """Start the runner and wait until it serves. Yields it, and the deployments' names by their ids."""
     from prefect.settings import get_current_settings
 
-    environment = SETTINGS | os.environ | {"PREFECT_API_URL": str(get_current_settings().api.url)}
+    environment = os.environ | {"PREFECT_API_URL": str(get_current_settings().api.url)}
     command = [sys.executable, "-m", "flows.runner", *(["--alone"] if started else [])]
     process = guarded(command, env=environment, stdout=subprocess.PIPE, stderr=log)
     with ending(process, FLOWS_END):

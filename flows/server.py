@@ -14,7 +14,6 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from flows.runner import SETTINGS
 from tasks.errors import UserError
 from tasks.processes import end, guarded
 
@@ -112,8 +111,7 @@ def _answers(url: str) -> bool:
 @contextmanager
 def _server(url: str, log: IO[str]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(urlsplit(url).port)]
-    environment = SETTINGS | os.environ | {"PREFECT_API_URL": url}
-    process = guarded(command, env=environment, stdout=log, stderr=log)
+    process = guarded(command, env=os.environ | {"PREFECT_API_URL": url}, stdout=log, stderr=log)
     with ending(process, SERVER_ENDS):
         yield process
 
