@@ -1,6 +1,7 @@
 """Reading params.yaml: every knob has a name, a type and a range, and a mistake is told by name."""
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,21 @@ from tasks.expressions import FACE_SIZE
 PARAMS = Path("params.yaml")
 
 Share = Annotated[float, Field(ge=0, le=1)]
+NAME = re.compile(r"\w[\w-]*")  # of a candidate: part of paths, of commands, and of keys that DVC parts at points
+
+
+class Loader(yaml.SafeLoader):
+    """YAML's own, which refuses a key that a section has twice: else the last one would win without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it stands in the file, before `<<` brings others' keys into it."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
 
 
 class Section(BaseModel):
@@ -244,6 +260,13 @@ class Params(Section):
     retrain: Retrain = Retrain()
 
     @model_validator(mode="after")
+    def _candidates_have_names(self) -> "Params":
+        for name in self.candidates:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"candidates: '{name}' is no name; use letters, digits, - and _")
+        return self
+
+    @model_validator(mode="after")
     def _teachers_can_teach(self) -> "Params":
         for name in self.teachers:
             if name not in self.candidates:
@@ -270,13 +293,16 @@ def load(path: Path = PARAMS) -> Params:
         UserError: names the key that is missing, unknown (with the nearest right one) or of the wrong type.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except FileNotFoundError as error:
         raise UserError(f"no {path} here; run ferflow in the folder of the pipeline") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not YAML: it is not UTF-8 text ({error.reason})") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path}{_line(error)} is not YAML: {getattr(error, 'problem', error)}") from error
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{path}{_line(error)} is not YAML: {problem}") from error
+    except ValueError as error:  # a date such as 2026-13-01
+        raise UserError(f"{path} has a value that cannot be read: {error}") from error
     if content is None:
         raise UserError(f"{path} is empty; it should have the sections {', '.join(Params.model_fields)}")
     try:
@@ -354,6 +380,8 @@ def _keys(location: tuple[str | int, ...]) -> list[str]:
     """The keys that a section at this place may have."""
     section: Any = Params
     for part in location:
+        if isinstance(part, int):  # a place in a list, of which the sections are known already
+            continue
         if section is Params and part == "candidates":
             section = dict
         elif section is dict:

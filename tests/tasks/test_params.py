@@ -65,6 +65,11 @@ def test_the_committed_file_is_right() -> None:
         ),
         ("schedule: cosine", "schedule: cosin", ".schedule is 'cosin'; it should be 'constant' or 'cosine'"),
         ("seed: 7", "seed: 7\n\tx: 1", ", is not YAML: found character"),
+        ("{until: 0.3, pixels: 32}", "{untl: 0.3, pixels: 32}", ".sizes.0.untl; did you mean 'until'?"),
+        ("seed: 7", "seed: 7\n  seed: 8", ", is not YAML: 'seed' is there twice"),
+        ("source: data/raw", "source: 2026-13-01", "has a value that cannot be read: month must be in 1..12"),
+        ("  dense:", "  v1.5:", "candidates: 'v1.5' is no name; use letters, digits, - and _"),
+        ("  dense:", "  ../dense:", "candidates: '../dense' is no name"),
     ],
 )
 def test_a_mistake_is_told_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -85,6 +90,7 @@ def test_a_mistake_is_told_by_name(tmp_path: Path, old: str, new: str, words: st
         (b"hello\n", "it should be a section of keys and values"),
         (b"a: [1\nb: {", "line 2, is not YAML"),
         (b"\xff\xfea\0", "is not YAML: it is not UTF-8 text"),
+        (b"a: \x01\n", "is not YAML: unacceptable character #x0001"),
     ],
 )
 def test_a_file_of_another_kind(tmp_path: Path, content: bytes, words: str) -> None:
@@ -134,3 +140,11 @@ def test_a_wrong_option_is_named(options: dict[str, object], words: str, tmp_pat
     with pytest.raises(UserError) as error:
         load_label(options, tmp_path / "params.yaml")
     assert str(error.value) == words
+
+
+def test_a_section_may_take_keys_from_another_and_change_them(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    yunet = "yunet: &first {min_score: 0.7, overlap: 0.3}"
+    text = COMMITTED.read_text(encoding="utf-8").replace("yunet: {min_score: 0.7, overlap: 0.3}", yunet)
+    path.write_text(text + "\nextra: &more {<<: *first, overlap: 0.5}\n")
+    assert "unknown key extra" in complaint(path)  # and not that overlap is there twice
