@@ -60,9 +60,10 @@ def apart(state: Path = STATE) -> Path:
 
 def unclean() -> list[str]:
     """Files that are not as HEAD has them: changed ones anywhere, and new ones where the pipeline would see them."""
-    lines = git(Path(), "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", ".").decode()
+    lines = git(Path(), "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", ".")
     prefix = git(Path(), "rev-parse", "--show-prefix").decode().strip()
-    states = [(line[:2], line[3:].removeprefix(prefix)) for line in lines.split("\0") if line]
+    entries = lines.decode(errors="replace").split("\0")  # names need not be UTF-8
+    states = [(line[:2], line[3:].removeprefix(prefix)) for line in entries if line]
     return [path for state, path in states if state != "??" or path.startswith(OURS)]
 
 
@@ -187,7 +188,8 @@ def _create(state: Path) -> None:
     local = Path(".dvc/config.local")
     if local.exists():
         shutil.copy(local, apart(state) / ".dvc")
-    cache = dvc("cache", "dir")
+    # Relative, for DVC writes its settings in ASCII, and the workspace may lie under any name.
+    cache = os.path.relpath(Path(dvc("cache", "dir")).resolve(), apart(state).resolve())
     dvc("config", "--local", "cache.dir", cache, folder=apart(state))
     (state / READY.name).touch()
 

@@ -301,7 +301,7 @@ def test_a_worktree_that_is_not_whole_is_made_anew() -> None:
         folder = rebuild.bring_inputs("data/raw")
         assert Path(git("rev-parse", "--show-toplevel", folder=folder).strip()).samefile(WORKTREE)
         assert (folder / CODE).read_bytes() == CODE.read_bytes()
-        assert f"dir = {Path('.dvc/cache').absolute()}" in (folder / ".dvc/config.local").read_text()
+        assert rebuild.dvc("cache", "dir", folder=folder) == str(Path(".dvc/cache").absolute())
 
     write(WORKTREE, {"half": b"of a kill before Git wrote anything of use"})
     check()
@@ -387,3 +387,18 @@ def test_those_who_teach_come_before_the_taught() -> None:
         < order.index("evaluate@large")
     )
     assert len(order) == len(set(order))
+
+
+@pytest.mark.parametrize("pipeline", ["vídeos, 100 % #1"], indirect=True)
+def test_a_folder_of_any_name_has_a_worktree_that_shares_the_cache(pipeline: Path) -> None:
+    shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    folder = rebuild.bring_inputs("data/raw")
+    assert rebuild.dvc("cache", "dir", folder=folder) == str(pipeline / ".dvc" / "cache")
+
+
+@pytest.mark.usefixtures("pipeline")
+def test_new_files_may_have_names_that_are_no_utf8() -> None:
+    Path("photos").mkdir()
+    Path(os.fsdecode(b"photos/caf\xe9.jpg")).touch()
+    Path(os.fsdecode(b"models/caf\xe9")).touch()
+    assert unclean() == ["models/caf\N{REPLACEMENT CHARACTER}"]
