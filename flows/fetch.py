@@ -2,6 +2,7 @@
 
 import gzip
 import http.client
+import lzma
 import os
 import shutil
 import sys
@@ -20,14 +21,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from tasks.errors import UserError
 from tasks.files import replacing, sha256
-from tasks.ingest import KAGGLE, NOTHING_FOUND, find_source
+from tasks.ingest import KAGGLE, MOST_UNPACKED, NOTHING_FOUND, find_source
 
 COMPETITION = KAGGLE.rpartition("/")[2]
 COMPETITION_FILE = "icml_face_data.csv"
 CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
-SCHEMES = ("http", "https", "file")
+SCHEMES = ("http:", "https:", "file:")
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 1 << 20
+LONGEST_NAME = 200  # bytes; file systems take 255, and temporary names are a little longer
 
 NO_CREDENTIALS = f"""no Kaggle credentials on this computer.
   1. Make an account at https://www.kaggle.com and accept the competition's rules:
@@ -57,11 +59,20 @@ def fetch(source: str | None, folder: Path, force: bool = False, dataset: str | 
     with _workbench(folder) as bench:
         if source is None:
             arrived = _from_kaggle(bench, dataset)
-        elif urllib.parse.urlsplit(source).scheme in SCHEMES:
+        elif source.lower().startswith(SCHEMES):
             arrived = _download(source, bench)
         else:
-            arrived = Path(source)
+            arrived = _given(Path(source), folder)
         return _place(_unpacked(arrived, bench), bench, folder, force)
+
+
+def _given(path: Path, folder: Path) -> Path:
+    """A file or folder of the user's; UserError if it is neither, or if a copy of it would be put into itself."""
+    if not path.is_file() and not path.is_dir():  # a pipe, for example
+        raise UserError(f"no file or folder {path}")
+    if folder.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"{path} holds {folder}, where the data goes; name the file or folder that is the data")
+    return path
 
 
 @contextmanager
@@ -110,9 +121,9 @@ def has_kaggle_credentials() -> bool:
 
 def _download(address: str, bench: Path) -> Path:
     """Download an address into the workbench, with progress; the file is named as the address ends."""
-    name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
-    path, got = bench / (name if "." in name else CSV_NAMES[0]), 0
+    got = 0
     try:
+        path = bench / _name(address)
         with (
             urllib.request.urlopen(address, timeout=TIMEOUT) as answer,
             replacing(path) as part,
@@ -131,11 +142,20 @@ def _download(address: str, bench: Path) -> Path:
         raise UserError(f"{address}: the server answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise UserError(f"{address}: {getattr(error.reason, 'strerror', None) or error.reason}") from error
+    except (http.client.InvalidURL, ValueError) as error:  # of what is asked, or of what the server answers
+        raise UserError(f"{address}: not an address that can be downloaded ({error})") from error
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise UserError(
             f"{address}: the connection broke after {got:,} bytes ({type(error).__name__}); try again"
         ) from error
     return path
+
+
+def _name(address: str) -> str:
+    """What the file at an address is called, where that can be a file's name; else fer2013.csv."""
+    name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
+    usable = "." in name.lstrip(".") and name.isprintable() and len(name.encode()) <= LONGEST_NAME
+    return name if usable and not name.startswith(".") else CSV_NAMES[0]
 
 
 def progress_bar() -> Progress:
@@ -149,35 +169,39 @@ def _unpacked(path: Path, bench: Path) -> Path:
     """The csv out of a .tar.gz or .gz; anything else as it is (`ingest` reads zips itself)."""
     if path.is_dir():
         return path
+    out = bench / "unpacked"  # what is inside may have the name of what it is in
+    out.mkdir()
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         if tarfile.is_tarfile(path):
-            return _csv_of_tar(path, bench)
+            return _csv_of_tar(path, out)
         if packed:
             with gzip.open(path) as content:
-                return _write(content, bench / CSV_NAMES[0])
-    except FileNotFoundError as error:
-        raise UserError(f"no file or folder {path}") from error
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+                return _write(content, out / CSV_NAMES[0])
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's; those of gzip and bz2 have none
+            raise
         raise UserError(f"{path}: a damaged archive ({error}); download it again") from error
     return path
 
 
-def _csv_of_tar(path: Path, bench: Path) -> Path:
+def _csv_of_tar(path: Path, out: Path) -> Path:
     """Read FER2013's csv, and nothing else, out of a tar: no path in the archive decides where anything is written."""
     with tarfile.open(path) as archive:
         for member in archive:
             name = PurePosixPath(member.name).name
             content = archive.extractfile(member) if member.isfile() and name in CSV_NAMES else None
             if content:
-                return _write(content, bench / name)
+                return _write(content, out / name)
     raise UserError(f"{path}: no {' or '.join(CSV_NAMES)} in it")
 
 
 def _write(content: IO[bytes] | gzip.GzipFile, path: Path) -> Path:
     with path.open("wb") as file:
-        shutil.copyfileobj(content, file, BLOCK)
+        while block := content.read(BLOCK):
+            if file.write(block) and file.tell() > MOST_UNPACKED:
+                raise UserError(f"{path.name}: unpacks to more than 2 GiB; FER2013 has 0.3 GB")
     return path
 
 
@@ -185,10 +209,10 @@ def _place(arrived: Path, bench: Path, folder: Path, force: bool) -> Path:
     """Copy what arrived to a place of its own, and rename it into the folder if it is FER2013 and in nobody's way."""
     candidate, place = bench / "checked" / arrived.name, folder / arrived.name
     candidate.parent.mkdir()
-    if arrived.parent == bench:
+    if arrived.is_relative_to(bench):
         arrived.rename(candidate)
     elif arrived.is_dir():
-        shutil.copytree(arrived, candidate)
+        _copy_folder(arrived, candidate)
     else:
         shutil.copyfile(arrived, candidate)
     _check(candidate, str(arrived))
@@ -200,6 +224,14 @@ def _place(arrived: Path, bench: Path, folder: Path, force: bool) -> Path:
         place.rename(bench / "replaced")
     candidate.rename(place)
     return place
+
+
+def _copy_folder(folder: Path, copy: Path) -> None:
+    try:
+        shutil.copytree(folder, copy)
+    except shutil.Error as error:  # of all files that could not be copied: links to nothing, pipes, links in a circle
+        name, _, reason = error.args[0][0]
+        raise UserError(f"{name} cannot be copied: {reason}") from error
 
 
 def _check(candidate: Path, name: str) -> None:

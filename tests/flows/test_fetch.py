@@ -4,9 +4,11 @@ import functools
 import gzip
 import http.server
 import io
+import os
 import socket
 import tarfile
 import threading
+import urllib.response
 import zipfile
 
 import numpy as np
@@ -140,10 +142,75 @@ def test_a_tar_without_the_csv_and_a_missing_file_are_told(raw, tmp_path):
         fetch(str(tmp_path / "nothing.csv"), raw)
 
 
+@pytest.mark.parametrize("kind", [{"mode": "w:xz", "preset": 0}, {"mode": "w:bz2", "compresslevel": 1}])
+def test_an_archive_damaged_within_is_told(kind, made, raw, tmp_path):
+    path = tmp_path / "fer2013.tar"
+    part = tarfile.TarInfo("fer2013.csv")
+    part.size = 300_000
+    with tarfile.open(path, **kind) as archive, made.open("rb") as content:
+        archive.addfile(part, content)
+    packed = bytearray(path.read_bytes())
+    place = int(0.9 * len(packed))
+    packed[place : place + 40] = bytes(40)
+    path.write_bytes(packed)
+    with pytest.raises(UserError, match="a damaged archive"):
+        fetch(str(path), raw)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(made, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.fetch.MOST_UNPACKED", 1000)
+    (tmp_path / "small.gz").write_bytes(gzip.compress(made.read_bytes(), mtime=0))
+    with pytest.raises(UserError, match="unpacks to more than"):
+        fetch(str(tmp_path / "small.gz"), raw)
+    assert list(raw.iterdir()) == []
+
+
+@pytest.mark.parametrize("leads", ["nowhere", "."])
+def test_a_folder_with_a_link_that_cannot_be_copied_is_one_line(leads, raw, tmp_path):
+    (tmp_path / "images" / "angry").mkdir(parents=True)
+    (tmp_path / "images" / "angry" / "link").symlink_to(leads)
+    with pytest.raises(UserError, match="cannot be copied"):
+        fetch(str(tmp_path / "images"), raw)
+    assert list(raw.iterdir()) == []
+
+
+def test_a_folder_is_not_copied_into_itself_and_a_pipe_not_at_all(raw, tmp_path):
+    for folder in (raw, raw.parent, raw / ".."):
+        with pytest.raises(UserError, match="where the data goes"):
+            fetch(str(folder), raw)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no file or folder"):
+        fetch(str(tmp_path / "pipe"), raw)
+
+
 def test_an_address_is_downloaded(made, raw, address):
     assert fetch(f"{address}/fer2013.csv?download=1", raw).read_bytes() == made.read_bytes()
     assert fetch(made.as_uri(), raw).read_bytes() == made.read_bytes()
     assert [path.name for path in raw.iterdir()] == ["fer2013.csv"]
+
+
+def test_what_an_address_gives_may_be_packed_under_any_name(made, raw, address):
+    (made.parent / "download").write_bytes(gzip.compress(made.read_bytes(), mtime=0))
+    assert fetch(f"{address}/download", raw).read_bytes() == made.read_bytes()
+    with tarfile.open(made.parent / "content", "w:gz") as archive:
+        archive.add(made, "fer2013/fer2013.csv")
+    assert fetch(f"{address}/content", raw).read_bytes() == made.read_bytes()
+    assert [path.name for path in raw.iterdir()] == ["fer2013.csv"]
+
+
+@pytest.mark.parametrize("name", ["a%0Ab.csv", "a%00b.csv", "..", ".csv", f"{'x' * 300}.csv"])
+def test_an_address_need_not_end_in_a_name_for_a_file(name, made, raw, monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: urllib.response.addinfourl(made.open("rb"), {}, ""))
+    assert fetch(f"http://127.0.0.1/{name}", raw) == raw / "fer2013.csv"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["http://[::1/x.csv", "http://127.0.0.1:x/y.csv", "http://127.0.0.1/é.csv", "http://.x./y"]
+)
+def test_an_address_that_is_none_is_one_line(wrong, raw):
+    with pytest.raises(UserError, match="not an address that can be downloaded"):
+        fetch(wrong, raw)
+    assert list(raw.iterdir()) == []
 
 
 def test_a_download_that_fails_is_one_line_and_leaves_nothing(raw, address):
