@@ -82,7 +82,7 @@ def rollback(
     """
     from tasks.versions import previous, restore
 
-    done = restore(version or previous())
+    done = restore(previous() if version is None else version)
     console.print(
         f"{CHAMPION} is {done.version.version} again, in place of {done.replaced}; recorded in commit {done.commit[:7]}.",
         highlight=False,

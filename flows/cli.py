@@ -14,7 +14,7 @@ from flows import champion as champions
 from flows import labelling
 from flows.summary import plain, show_run
 from tasks.errors import INTERRUPTED, UserError, explained
-from tasks.paths import CHAMPION, LEADERBOARD
+from tasks.paths import CHAMPION, LEADERBOARD, TIMINGS
 
 HELP = """Train facial-expression classifiers on FER2013 and label photographs with the best one.
 
@@ -130,9 +130,14 @@ def _show_leaderboard(workspace: Path) -> None:
     table = Table(box=None, title="Accuracy on val, by which they are chosen, and on test", title_justify="left")
     for heading, pattern in LEADERBOARD_COLUMNS.values():
         table.add_column(heading, justify="left" if pattern == "{}" else "right", no_wrap=heading == "candidate")
-    for row in rows:
-        known = row | read_timings(row["candidate"], workspace)
-        table.add_row(*(_formatted(known.get(name), pattern) for name, (_, pattern) in LEADERBOARD_COLUMNS.items()))
+    try:
+        for row in rows:
+            known = row | read_timings(row["candidate"], workspace)
+            table.add_row(*(_formatted(known.get(name), pattern) for name, (_, pattern) in LEADERBOARD_COLUMNS.items()))
+    except (KeyError, ValueError) as error:  # in the middle of a merge, for example
+        raise UserError(
+            f"{path} or {workspace / TIMINGS} is damaged; restore both: git checkout {path.parent}"
+        ) from error
     console.print(table)
 
 

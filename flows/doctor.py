@@ -144,7 +144,12 @@ def _arrays() -> Check:
     paths = [ARRAYS / f"{split}.npy" for split in SPLITS]
     if not all(path.exists() for path in paths):
         return Check("arrays", "missing", "", "dvc repro parse")
-    counts = (len(np.load(path, mmap_mode="r")) for path in paths)
+    try:
+        counts = [len(np.load(path, mmap_mode="r")) for path in paths]
+    except (ValueError, EOFError) as error:
+        return Check(
+            "arrays", "problem", f"damaged: {' '.join(str(error).split())}", f"remove {ARRAYS}; dvc repro parse"
+        )
     return Check("arrays", "ok", ", ".join(f"{split} {count:,}" for split, count in zip(SPLITS, counts, strict=True)))
 
 

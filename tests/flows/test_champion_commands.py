@@ -71,6 +71,12 @@ def test_without_a_command_it_lists_the_versions() -> None:
     assert "models/champion is not as Git has it: 1 file changed (git status)." in answer()
 
 
+def test_rollback_to_an_empty_name_changes_nothing() -> None:
+    """As a script's variable that is not set gives it."""
+    with pytest.raises(UserError, match="no version ''"):
+        answer("rollback", "")
+
+
 def test_rollback_without_a_version_goes_one_back() -> None:
     assert answer("rollback").startswith("models/champion is net-one again, in place of net-two; recorded in commit ")
     assert champion.load(CHAMPION).version == "net-one"

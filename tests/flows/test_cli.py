@@ -86,6 +86,16 @@ def test_leaderboard_shows_candidates_in_their_order(folder):
     assert "dense" in lines[3]
 
 
+@pytest.mark.parametrize("damaged", ["leaderboard.csv", "timings/dense.json"])
+def test_a_leaderboard_in_the_middle_of_a_merge_is_one_line(damaged, folder, monkeypatch, capsys):
+    (folder / "models" / "timings").mkdir(parents=True)
+    (folder / "models" / "leaderboard.csv").write_text("candidate,val_accuracy,verdict\ndense,0.6,passed\n")
+    (folder / "models" / "timings" / "dense.json").write_text("{}\n")
+    path = folder / "models" / damaged
+    path.write_text("<<<<<<< HEAD\n" + path.read_text())
+    assert "is damaged; restore both: git checkout models" in fails(monkeypatch, capsys, "leaderboard")
+
+
 def test_doctor_exits_with_1_where_labelling_cannot_work(folder):
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1

@@ -55,3 +55,12 @@ def test_a_wrong_params_file_and_a_damaged_champion_are_problems(folder):
     assert (checks["workspace"].state, checks["champion"].state) == ("problem", "problem")
     assert "did you mean 'promote'" in checks["workspace"].found
     assert "damaged" in checks["champion"].remedy
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no array"])
+def test_arrays_that_are_cut_short_are_a_problem(folder, content):
+    (folder / "data" / "arrays").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        (folder / "data" / "arrays" / f"{split}.npy").write_bytes(content)
+    check = report()["arrays"]
+    assert (check.state, check.found.partition(":")[0]) == ("problem", "damaged")
