@@ -14,6 +14,8 @@ import yaml
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.files import packaged
+from tasks.params import load
+from tasks.paths import RAW
 from tasks.processes import environment
 from tasks.synthetic import draw_face, write_made_csv
 
@@ -70,6 +72,11 @@ def make_workspace(
     missing = [name for name in ("params.yaml", "dvc.yaml", "tasks", "flows") if not Path(name).exists()]
     if missing:
         raise UserError(f"no {' or '.join(missing)} here; run the demonstration in the folder of the pipeline")
+    known = load().candidates  # of a file that is as it should be; before anything is removed
+    if not candidates.keys() & known.keys():
+        raise UserError(
+            f"params.yaml has none of the candidates that the demonstration trains: {', '.join(candidates)}"
+        )
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir()
@@ -82,7 +89,7 @@ def make_workspace(
     (folder / "params.yaml").write_text(
         yaml.safe_dump(shortened(parameters, candidates), sort_keys=False), encoding="utf-8"
     )
-    write_made_csv(folder / "data" / "raw" / "made_faces.csv", rows, SEED)
+    write_made_csv(folder / RAW / "made_faces.csv", rows, SEED)
     run(["git", "init", "--quiet"], folder)
     for name, value in SETTINGS.items():
         run(["git", "config", name, value], folder)
@@ -91,10 +98,10 @@ def make_workspace(
 
 
 def shortened(parameters: dict[str, Any], candidates: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The content of params.yaml with these candidates only, and their changes. Nobody teaches."""
+    """The content of params.yaml with these candidates only, and their changes, for the made set. Nobody teaches."""
     known = parameters["candidates"]
     kept = {name: known[name] | changes for name, changes in candidates.items() if name in known}
-    return parameters | {"candidates": kept, "teachers": []}
+    return parameters | {"ingest": {"source": RAW.as_posix()}, "candidates": kept, "teachers": []}
 
 
 def commit(message: str, folder: Path) -> None:

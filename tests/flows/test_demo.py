@@ -3,9 +3,11 @@
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from flows.demo import DRAWN, PHOTOS, SHORTENED, copy_photos, draw_faces, make_workspace, shortened
+from tasks.errors import UserError
 from tasks.params import Params
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,30 @@ def test_shortened_params_are_valid_and_keep_the_bars():
     short = Params.model_validate(shortened(parameters, SHORTENED))
     assert set(short.candidates) == {"modelo_02", "residual", "mini_xception"}
     assert short.promote.model_dump() == parameters["promote"]
+
+
+def test_the_copy_reads_the_made_set_wherever_the_real_one_lies():
+    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
+    parameters["ingest"]["source"] = "/mnt/fer2013"
+    assert Params.model_validate(shortened(parameters, SHORTENED)).ingest.source == "data/raw"
+
+
+@pytest.mark.parametrize(("content", "words"), [("", "is empty"), ("a: [", "is not YAML")])
+def test_a_wrong_params_file_is_one_line_and_the_last_demonstration_stays(content, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "tasks", "flows"):
+        Path(name).mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        Path(name).write_text(content)
+    with pytest.raises(UserError, match=words):
+        make_workspace(Path("demo"))
+    assert Path("demo").is_dir()
+
+
+def test_without_its_candidates_the_demonstration_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match="none of the candidates that the demonstration trains: mine"):
+        make_workspace(tmp_path / "demo", {"mine": {}})
 
 
 def test_drawn_faces_are_named_after_what_they_show(tmp_path):
