@@ -99,6 +99,8 @@ def previous(repository: Path = Path()) -> str:
     """
     line, _ = _line(repository)
     if len(line) < 2:  # noqa: PLR2004
+        if git(repository, "rev-parse", "--is-shallow-repository").strip() == b"true":
+            raise UserError("this clone has the end of Git's history only; first run: git fetch --unshallow")
         raise UserError("there is no version before the current one; `ferflow champion` lists them all")
     return line[-2]
 
@@ -243,7 +245,9 @@ def _check_unchanged(version: Version, repository: Path) -> None:
 def _deployments(repository: Path) -> list[_Deployment]:
     """The commits that changed champion.json, oldest first."""
     path = (CHAMPION / champion.INFO).as_posix()
-    lines = git(repository, "log", "--reverse", "--format=%H %cI", "--", path).decode().splitlines()
+    # Signatures are shown among the lines, where Git is set so (log.showSignature).
+    asked = ("log", "--reverse", "--no-show-signature", "--format=%H %cI", "--", path)
+    lines = git(repository, *asked).decode().splitlines()
     commits = [line.split() for line in lines]
     contents = _read([f"{commit}:./{path}" for commit, _ in commits], repository)
     return [

@@ -136,6 +136,31 @@ def test_the_pipeline_may_lie_below_git_s_folder(repository: Repository) -> None
     assert repository.git("status", "--porcelain") == ""
 
 
+GPG = """#!/bin/sh
+cat > /dev/null
+printf 'gpg: a signature\\n[GNUPG:] SIG_CREATED \\n' >&2
+printf '%s\\n' '-----BEGIN PGP SIGNATURE-----' '' 'x' '-----END PGP SIGNATURE-----'
+"""
+
+
+def test_signatures_that_git_is_set_to_show_are_no_versions(repository: Repository, tmp_path: Path) -> None:
+    program = tmp_path / "gpg"
+    program.write_text(GPG)
+    program.chmod(0o755)
+    for name, value in (("gpg.program", str(program)), ("commit.gpgsign", "true"), ("log.showSignature", "true")):
+        repository.git("config", name, value)
+    repository.deploy("net-three", 3.0)
+    assert "gpg: a signature" in repository.git("log", "-1")
+    assert [each.version for each in history(repository.folder)][:2] == ["net-three", "net-two"]
+
+
+def test_a_shallow_clone_does_not_say_that_there_was_no_version_before(repository: Repository, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    repository.git("clone", "-q", "--depth", "1", repository.folder.as_uri(), str(clone))
+    with pytest.raises(UserError, match="first run: git fetch --unshallow"):
+        previous(clone)
+
+
 def test_the_previous_version_is_not_one_that_was_rolled_back(repository: Repository) -> None:
     assert previous(repository.folder) == "net-one"
     repository.deploy("net-three", 3.0)
