@@ -224,7 +224,7 @@ def worker(pool: Annotated[str, typer.Argument(help="A work pool of Prefect; mad
 @app.command()
 def made(
     rows: Annotated[int, typer.Option(help="Rows, 200 at least.")] = 2000,
-    seed: Annotated[int, typer.Option(help="The same seed and rows give the same bytes.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and rows give the same bytes.")] = 7,
     out: Annotated[Path, typer.Option(help="The csv to write.")] = Path("made_faces.csv"),
 ) -> None:
     """Write a set of drawn faces in fer2013.csv's form, to try the pipeline without FER2013."""

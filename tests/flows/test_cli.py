@@ -96,6 +96,11 @@ def test_a_leaderboard_in_the_middle_of_a_merge_is_one_line(damaged, folder, mon
     assert "is damaged; restore both: git checkout models" in fails(monkeypatch, capsys, "leaderboard")
 
 
+def test_a_made_set_has_no_seed_under_zero(folder):
+    result = CliRunner().invoke(app, ["made", "--rows", "200", "--seed", "-1"])
+    assert (result.exit_code, list(folder.iterdir())) == (2, [])
+
+
 def test_doctor_exits_with_1_where_labelling_cannot_work(folder):
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
