@@ -136,7 +136,7 @@ def _show_leaderboard(workspace: Path) -> None:
             table.add_row(*(_formatted(known.get(name), pattern) for name, (_, pattern) in LEADERBOARD_COLUMNS.items()))
     except (KeyError, ValueError) as error:  # in the middle of a merge, for example
         raise UserError(
-            f"{path} or {workspace / TIMINGS} is damaged; restore both: git checkout {path.parent}"
+            f"{path} or {workspace / TIMINGS} is damaged; restore both: git checkout {path} {workspace / TIMINGS}"
         ) from error
     console.print(table)
 

@@ -77,8 +77,7 @@ def make_workspace(
         raise UserError(
             f"params.yaml has none of the candidates that the demonstration trains: {', '.join(candidates)}"
         )
-    if folder.exists():
-        shutil.rmtree(folder)
+    _remove(folder)
     folder.mkdir()
     for name in PIPELINE:
         if Path(name).is_dir():
@@ -95,6 +94,20 @@ def make_workspace(
         run(["git", "config", name, value], folder)
     run([sys.executable, "-m", "dvc", "init", "--quiet"], folder)
     commit("The pipeline, shortened", folder)  # DVCLive needs a commit
+
+
+def _remove(folder: Path) -> None:
+    """Remove an earlier demonstration, however much of it there is.
+
+    Raises:
+        UserError: what lies there is something else.
+    """
+    if not os.path.lexists(folder):
+        return
+    ours = folder.is_dir() and not folder.is_symlink()
+    if not ours or not ((folder / PIPELINE[0]).exists() or not any(folder.iterdir())):
+        raise UserError(f"{folder} is in the way of the demonstration, and not an earlier one; move it or rename it")
+    shutil.rmtree(folder)
 
 
 def shortened(parameters: dict[str, Any], candidates: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

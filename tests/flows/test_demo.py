@@ -18,6 +18,7 @@ def test_the_copy_has_its_own_git_and_data_and_no_champion(tmp_path, monkeypatch
     folder = tmp_path / "demo"
     (folder / "models").mkdir(parents=True)
     (folder / "models" / "old").touch()
+    (folder / "params.yaml").touch()
     make_workspace(folder)
     assert (folder / "data" / "raw" / "made_faces.csv").exists()
     assert (folder / ".dvc").is_dir()
@@ -49,6 +50,24 @@ def test_a_wrong_params_file_is_one_line_and_the_last_demonstration_stays(conten
     with pytest.raises(UserError, match=words):
         make_workspace(Path("demo"))
     assert Path("demo").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_is_no_demonstration_is_not_replaced(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    folder = tmp_path / "demo"
+    mine = tmp_path / "mine" if kind == "link" else folder
+    if kind == "file":
+        mine.write_text("mine")
+    else:
+        mine.mkdir()
+        (mine / "song.wav").write_text("mine")
+    if kind == "link":
+        folder.symlink_to(mine)
+    with pytest.raises(UserError, match="in the way of the demonstration, and not an earlier one"):
+        make_workspace(folder)
+    assert mine.exists()
+    assert kind == "file" or (mine / "song.wav").exists()
 
 
 def test_without_its_candidates_the_demonstration_says_so(tmp_path, monkeypatch):
