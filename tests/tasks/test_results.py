@@ -133,6 +133,16 @@ def test_pictures_once_asked_for_follow_the_labels(photos, tmp_path):
     assert not [name for name in files_below(out) if "/" in name or name.endswith("jsonl")]
 
 
+def test_photos_that_lie_where_pictures_go_stay(photos, tmp_path):
+    for place in ("crops/a.png", "crops/happy/a.jpg", "annotated/a.jpg", "annotated/more/a-0123abcd.jpg"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / "b.jpg", tmp_path / place)
+    before = files_below(tmp_path)
+    for outputs in (Outputs(annotated=True, crops=True), Outputs(annotated=False, crops=False)):
+        run(photos, tmp_path, outputs)
+        assert set(before) <= set(files_below(tmp_path))
+
+
 def test_photos_that_no_browser_shows_get_an_annotated_copy_unasked(tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.write(ASTRONAUT, "holiday/a.png")
