@@ -121,7 +121,8 @@ def refuse_corrected(out: Path, place: Place) -> None:
     """Refuse to overwrite what a person corrected and what `ferflow collect` reads: the table, and the crops.
 
     Raises:
-        UserError: the table's column `corrected` is filled in somewhere, or a crop lies in another folder than it was put into.
+        UserError: the table's column `corrected` is filled in somewhere, or, without that column, a label is not the network's;
+            or a crop lies in another folder than it was put into.
     """
     if moved := moved_crops(place):
         pictures = "1 picture" if len(moved) == 1 else f"{len(moved):,} pictures"
@@ -135,12 +136,20 @@ def refuse_corrected(out: Path, place: Place) -> None:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         header = file.readline()
         delimiter = max(DELIMITERS, key=header.count)
-        names = [name.strip().lower() for name in header.split(delimiter)]
-        if any(row.get(CORRECTED) for row in csv.DictReader(file, names, delimiter=delimiter)):
+        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        if any(map(_is_corrected, csv.DictReader(file, names, delimiter=delimiter))):
             raise UserError(
                 f"{place.shown}/faces.csv holds corrections, which labelling would overwrite; "
                 f"run `ferflow collect {out}`, then remove that table, or name another --out"
             )
+
+
+def _is_corrected(row: dict[str, str | None]) -> bool:
+    """Whether a person said something in a row of faces.csv; the network's label is the one whose probability is `confidence`."""
+    if CORRECTED in row:
+        return bool(row[CORRECTED])
+    label = (row.get("label") or "").strip().lower()
+    return (row.get(label) or "") != (row.get("confidence") or "")
 
 
 def write_results(

@@ -219,13 +219,16 @@ def test_crops_of_an_earlier_champion_are_nobodys_work(photos, tmp_path):
     assert (crop.exists(), older.exists()) == (True, False)
 
 
-@pytest.mark.parametrize(("delimiter", "column"), [(",", "corrected"), (";", "Corrected "), ("\t", "CORRECTED")])
-def test_a_corrected_table_is_known_however_a_spreadsheet_saved_it(delimiter, column, photos, tmp_path):
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize(
+    ("delimiter", "column"), [(",", "corrected"), (";", "Corrected "), ("\t", "CORRECTED"), (",", "label")]
+)
+def test_a_corrected_table_is_known_however_a_spreadsheet_saved_it(delimiter, column, quoting, photos, tmp_path):
     out = tmp_path / "out"
     run(photos, out)
     content = [{**row, column: "sad"} for row in rows(out / "faces.csv")]
     with (out / "faces.csv").open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.DictWriter(file, list(content[0]), delimiter=delimiter)
+        writer = csv.DictWriter(file, list(content[0]), delimiter=delimiter, quoting=quoting)
         writer.writeheader()
         writer.writerows(content)
     with pytest.raises(UserError, match="holds corrections, which labelling would overwrite"):
