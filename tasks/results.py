@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote
 
 from tasks import drift
@@ -68,9 +68,10 @@ class Outputs(NamedTuple):
         """With False or what the run before in this folder wrote in the place of None."""
         try:
             before = json.loads((out / RUN).read_text(encoding="utf-8"))["outputs"]
-        except (OSError, ValueError, KeyError):
+            before = {name: bool(before.get(name)) for name in self._fields}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, damaged, another program's
             before = {}
-        return Outputs(*(bool(before.get(name)) if value is None else value for name, value in self._asdict().items()))
+        return Outputs(*(before.get(name, False) if value is None else value for name, value in self._asdict().items()))
 
 
 AS_BEFORE = Outputs()
@@ -264,12 +265,23 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+class _Lines:
+    """A file that gets a csv writer's rows with a plain newline; told so, the writer would not quote carriage returns."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        """Write a row that ends in CR LF, the writer's own choice."""
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
 @contextmanager
 def _table(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
     """A function that adds a row to a table that is written as CSV and as Parquet; both appear, whole, at the end."""
     with replacing(path.with_suffix(".parquet")) as binary, replacing(path.with_suffix(".csv")) as text:
         with text.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(_Lines(file))
             writer.writerow(columns)
             yield writer.writerow
         _convert(text, binary, columns)
@@ -283,11 +295,11 @@ def _convert(text: Path, binary: Path, columns: dict[str, str]) -> None:
 
     schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in columns.items()])
     reader = arrow_csv.open_csv(
-        text,
+        pa.OSFile(os.fsencode(text)),  # Arrow's own way to open a path takes only UTF-8
         parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
         convert_options=arrow_csv.ConvertOptions(column_types=schema, null_values=[""]),
     )
-    with reader, parquet.ParquetWriter(binary, schema) as table:
+    with reader, pa.OSFile(os.fsencode(binary), "wb") as file, parquet.ParquetWriter(file, schema) as table:
         for batch in reader:
             table.write_batch(batch)
 

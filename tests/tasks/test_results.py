@@ -155,17 +155,39 @@ def test_photos_that_no_browser_shows_get_an_annotated_copy_unasked(tmp_path):
 def test_names_that_are_not_utf_8_or_hold_a_newline_have_their_rows(tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
-    names = (b"new\nline.png", b"latin\xe9.png", "smile 😀.png".encode(), b'quo"te, comma.png', b"=1+1.png")
+    names = (
+        b"new\nline.png",
+        b"mac\rline.png",
+        b"latin\xe9.png",
+        "smile 😀.png".encode(),
+        b'quo"te, comma.png',
+        b"=1+1.png",
+    )
     for name in names:
         shutil.copy(ASTRONAUT, folder / os.fsdecode(name))
-    run(folder, tmp_path / "out", Outputs(annotated=True, crops=True, json_lines=True))
+    out = tmp_path / os.fsdecode(b"out\xe9")
+    run(folder, out, Outputs(annotated=True, crops=True, json_lines=True))
     expected = sorted(name.decode("utf-8", "backslashreplace") for name in names)
     for table in (
-        rows(tmp_path / "out" / "images.csv"),
-        pyarrow.parquet.read_table(tmp_path / "out/faces.parquet").to_pylist(),
+        rows(out / "images.csv"),
+        pyarrow.parquet.read_table(pyarrow.BufferReader((out / "faces.parquet").read_bytes())).to_pylist(),
     ):
         assert sorted(row["path"].removeprefix(f"{folder}/") for row in table) == expected
-    assert len(files_below(tmp_path / "out" / "annotated")) == len(names)
+    assert len(files_below(out / "annotated")) == len(names)
+
+
+def test_the_longest_name_has_its_pictures(tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(ASTRONAUT, tmp_path / "photos" / f"{'写' * 83}.png")
+    run(tmp_path / "photos", tmp_path / "out", Outputs(annotated=True, crops=True))
+    assert len(files_below(tmp_path / "out" / "annotated")) == len(files_below(tmp_path / "out" / "crops")) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", '{"outputs": [1]}', "{}", "no json"])
+def test_a_run_json_that_is_not_ours_is_no_obstacle(content, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(content)
+    assert run(photos, tmp_path / "out")["outputs"] == {"annotated": False, "crops": False, "json_lines": False}
 
 
 def test_shown_is_always_text():
