@@ -126,8 +126,8 @@ def moved_crops(place: Place) -> list[str]:
 
 
 def _stem(result: Labelled) -> str:
-    """The photo's name without what some file systems or programs refuse."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(result.file.shown).stem)[:LONGEST_STEM]
+    """The photo's name without what some file systems or programs refuse; not a hidden one, which nobody sorts or collects."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(result.file.shown).stem).lstrip(".")[:LONGEST_STEM]
     return stem.encode()[:STEM_BYTES].decode(errors="ignore")
 
 
