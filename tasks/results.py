@@ -138,7 +138,13 @@ def refuse_corrected(out: Path, place: Place) -> None:
         header = file.readline()
         delimiter = max(DELIMITERS, key=header.count)
         names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
-        if any(map(_is_corrected, csv.DictReader(file, names, delimiter=delimiter))):
+        try:
+            corrected = any(map(_is_corrected, csv.DictReader(file, names, delimiter=delimiter)))
+        except csv.Error as error:
+            raise UserError(
+                f"{place.shown}/faces.csv is no csv ({error}); mend it, or remove it if nothing in it is corrected"
+            ) from error
+        if corrected:
             raise UserError(
                 f"{place.shown}/faces.csv holds corrections, which labelling would overwrite; "
                 f"run `ferflow collect {out}`, then remove that table, or name another --out"

@@ -183,6 +183,14 @@ def test_the_longest_name_has_its_pictures(tmp_path):
     assert len(files_below(tmp_path / "out" / "annotated")) == len(files_below(tmp_path / "out" / "crops")) == 1
 
 
+def test_a_table_that_a_person_damaged_is_told(photos, tmp_path):
+    run(photos, tmp_path / "out")
+    with (tmp_path / "out" / "faces.csv").open("a") as table:
+        table.write('"' + "a quote that never ends" * 9999)
+    with pytest.raises(UserError, match=r"faces.csv is no csv \(.*\); mend it, or remove it"):
+        run(photos, tmp_path / "out")
+
+
 @pytest.mark.parametrize("content", ["[]", '{"outputs": [1]}', "{}", "no json"])
 def test_a_run_json_that_is_not_ours_is_no_obstacle(content, photos, tmp_path):
     (tmp_path / "out").mkdir()
