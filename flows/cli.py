@@ -1,6 +1,7 @@
 """The command line. Packages that take long to load are imported by the commands that need them: help comes at once."""
 
 import csv
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -280,6 +281,8 @@ def _label_demo(photos: Path, out: Path, champion: Path) -> None:
 @explained
 def main() -> None:
     """The program `ferflow`: a user's mistake ends it with one line and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr has it: a file's name need not fit the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except SystemExit as end:

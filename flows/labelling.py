@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.summary import counted, show_run
+from flows.summary import counted, plain, show_run
 from tasks.errors import UserError
 from tasks.paths import CHAMPION
 
@@ -163,7 +163,7 @@ def _bar(progress: Progress, what: str, file: "ImageFile") -> Callable[[float, f
     """A bar for a video; call what is returned with the time that was come to and the video's length, in seconds."""
     from tasks.results import shown
 
-    bar = progress.add_task(what, total=None, counts=escape(shown(file.shown)))
+    bar = progress.add_task(what, total=None, counts=escape(plain(shown(file.shown)).plain))
 
     def tell(time: float, seconds: float) -> None:
         progress.update(bar, completed=time, total=max(seconds, time) or None)

@@ -7,6 +7,7 @@ in an output folder the tables, the report, run.json and the pictures, but Parqu
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from tasks.store import Store
 
 PARTITION = 250_000  # rows of a table; some 10 MB
 TABLES = ("faces", "images", "frames")
+PART = re.compile(rf"({'|'.join(TABLES)})/part-\d+\.parquet")
 FILES = (
     *(f"{table}.csv" for table in TABLES),
     "labels.jsonl",
@@ -118,8 +120,9 @@ class BucketOut:
                 now[part] = self._send(self.folder / part, part, before.get(part))
                 (self.folder / part).unlink()
             with self._explained(table):
-                for each in list(self._bucket.find(inside(self.url, table))):
-                    if each.url.removeprefix(inside(self.url)) not in now:
+                for each in list(self._bucket.find(inside(self.url, table))):  # somebody's photos may lie there, too
+                    name = each.url.removeprefix(inside(self.url))
+                    if name not in now and PART.fullmatch(name):
                         self._bucket.remove(each.url)
         for name in FILES:
             if (self.folder / name).exists():

@@ -56,6 +56,8 @@ def explain(error: OSError) -> str | None:
             return f"{where} is on a read-only file system"
         case errno.EFBIG:
             return f"{where} would pass the size limit set for files (ulimit -f)"
-        case errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ELOOP | errno.EIO if error.filename:
+        case (
+            errno.ENOENT | errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ELOOP | errno.EIO | errno.ENAMETOOLONG
+        ) if error.filename:
             return f"{where}: {os.strerror(error.errno).lower()}"
     return None

@@ -33,6 +33,11 @@ SHOWN_BY_BROWSERS = frozenset(("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "AVIF
 PLAYED_BY_BROWSERS = frozenset(("H264", "VP8", "VP9", "AV1"))
 PLAYED_ENDINGS = (".mp4", ".m4v", ".mov", ".webm")
 LONGEST_STEM = 80  # characters of the photo's name in the picture's
+STEM_BYTES = 200  # that these may take; disks allow 255 for all of a name, some of which replacing() needs
+OURS = re.compile(  # names that pictures get, and what a kill leaves of them
+    rf"({ANNOTATED}/\.?[\w.-]*-[0-9a-f]{{8}}\.(jpg|mp4)"
+    rf"|{CROPS}/({'|'.join(EXPRESSIONS)})/\.?[\w.-]*-[0-9a-f]{{8}}-\d+-({'|'.join(EXPRESSIONS)})\.png)(\.part)?"
+)
 
 
 def annotated_name(result: Labelled) -> str:
@@ -121,8 +126,9 @@ def moved_crops(place: Place) -> list[str]:
 
 
 def _stem(result: Labelled) -> str:
-    """The photo's name without what some file systems or programs refuse."""
-    return re.sub(r"[^\w.-]+", "_", Path(result.file.shown).stem)[:LONGEST_STEM]
+    """The photo's name without what some file systems or programs refuse; not a hidden one, which nobody sorts or collects."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(result.file.shown).stem).lstrip(".")[:LONGEST_STEM]
+    return stem.encode()[:STEM_BYTES].decode(errors="ignore")
 
 
 def _checksum(result: Labelled, content: str) -> str:
@@ -164,9 +170,9 @@ def write_pictures(
 
     for _ in in_order(partial(_write_missing, place=place), missing(), workers):
         pass
-    for folder in (ANNOTATED, CROPS):  # remove those of earlier runs that no result asks for
+    for folder in (ANNOTATED, CROPS):  # remove those of earlier runs that no result asks for, and nobody's photos
         for name in list(place.names(folder)):
-            if name not in expected:
+            if name not in expected and OURS.fullmatch(name):
                 place.remove(name)
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote
 
 from tasks import drift
@@ -68,9 +68,10 @@ class Outputs(NamedTuple):
         """With False or what the run before in this folder wrote in the place of None."""
         try:
             before = json.loads((out / RUN).read_text(encoding="utf-8"))["outputs"]
-        except (OSError, ValueError, KeyError):
+            before = {name: bool(before.get(name)) for name in self._fields}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, damaged, another program's
             before = {}
-        return Outputs(*(bool(before.get(name)) if value is None else value for name, value in self._asdict().items()))
+        return Outputs(*(before.get(name, False) if value is None else value for name, value in self._asdict().items()))
 
 
 AS_BEFORE = Outputs()
@@ -121,7 +122,8 @@ def refuse_corrected(out: Path, place: Place) -> None:
     """Refuse to overwrite what a person corrected and what `ferflow collect` reads: the table, and the crops.
 
     Raises:
-        UserError: the table's column `corrected` is filled in somewhere, or a crop lies in another folder than it was put into.
+        UserError: the table's column `corrected` is filled in somewhere, or, without that column, a label is not the network's;
+            or a crop lies in another folder than it was put into.
     """
     if moved := moved_crops(place):
         pictures = "1 picture" if len(moved) == 1 else f"{len(moved):,} pictures"
@@ -135,12 +137,26 @@ def refuse_corrected(out: Path, place: Place) -> None:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         header = file.readline()
         delimiter = max(DELIMITERS, key=header.count)
-        names = [name.strip().lower() for name in header.split(delimiter)]
-        if any(row.get(CORRECTED) for row in csv.DictReader(file, names, delimiter=delimiter)):
+        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        try:
+            corrected = any(map(_is_corrected, csv.DictReader(file, names, delimiter=delimiter)))
+        except csv.Error as error:
+            raise UserError(
+                f"{place.shown}/faces.csv is no csv ({error}); mend it, or remove it if nothing in it is corrected"
+            ) from error
+        if corrected:
             raise UserError(
                 f"{place.shown}/faces.csv holds corrections, which labelling would overwrite; "
                 f"run `ferflow collect {out}`, then remove that table, or name another --out"
             )
+
+
+def _is_corrected(row: dict[str, str | None]) -> bool:
+    """Whether a person said something in a row of faces.csv; the network's label is the one whose probability is `confidence`."""
+    if CORRECTED in row:
+        return bool(row[CORRECTED])
+    label = (row.get("label") or "").strip().lower()
+    return (row.get(label) or "") != (row.get("confidence") or "")
 
 
 def write_results(
@@ -255,12 +271,23 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+class _Lines:
+    """A file that gets a csv writer's rows with a plain newline; told so, the writer would not quote carriage returns."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        """Write a row that ends in CR LF, the writer's own choice."""
+        self._file.write(row.removesuffix("\r\n") + "\n")
+
+
 @contextmanager
 def _table(path: Path, columns: dict[str, str]) -> Iterator[Callable[[Row], None]]:
     """A function that adds a row to a table that is written as CSV and as Parquet; both appear, whole, at the end."""
     with replacing(path.with_suffix(".parquet")) as binary, replacing(path.with_suffix(".csv")) as text:
         with text.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(_Lines(file))
             writer.writerow(columns)
             yield writer.writerow
         _convert(text, binary, columns)
@@ -274,11 +301,11 @@ def _convert(text: Path, binary: Path, columns: dict[str, str]) -> None:
 
     schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in columns.items()])
     reader = arrow_csv.open_csv(
-        text,
+        pa.OSFile(os.fsencode(text)),  # Arrow's own way to open a path takes only UTF-8
         parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
         convert_options=arrow_csv.ConvertOptions(column_types=schema, null_values=[""]),
     )
-    with reader, parquet.ParquetWriter(binary, schema) as table:
+    with reader, pa.OSFile(os.fsencode(binary), "wb") as file, parquet.ParquetWriter(file, schema) as table:
         for batch in reader:
             table.write_batch(batch)
 

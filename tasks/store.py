@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
@@ -123,7 +124,7 @@ class Store:
         """Those that `pending` counts, in order. Results may be added meanwhile."""
         query = f"{SOURCE}, position {UNFINISHED} AND position > ? ORDER BY position LIMIT {ROWS_AT_ONCE}"
         last = 0
-        while rows := self._connection.execute(query, (settings, videos, last)).fetchall():
+        while rows := self._rows(query, settings, videos, last):
             for row in rows:
                 yield _file(row)
             last = rows[-1][-1]
@@ -167,13 +168,13 @@ class Store:
                 AND images.size = source.size AND images.stamp = source.stamp {condition}
             WHERE position > ? ORDER BY position LIMIT {ROWS_AT_ONCE}"""
         last = 0
-        while rows := self._connection.execute(query, (*values, last)).fetchall():
+        while rows := self._rows(query, *values, last):
             for row in rows:
                 yield Labelled(_file(row), *row[5:11])._replace(faces=self._faces(row[-1]))
             last = rows[-1][-2]
 
     def _faces(self, key: bytes) -> tuple[Face, ...]:
-        rows = self._connection.execute("SELECT * FROM faces WHERE key = ? ORDER BY face", (key,))
+        rows = self._rows("SELECT * FROM faces WHERE key = ? ORDER BY face", key)
         return tuple(Face(FaceBox(*row[2:7]), row[7:-2], *row[-2:]) for row in rows)
 
     # Videos: what is seen of them is added a segment at a time, and becomes a result at the end.
@@ -204,7 +205,7 @@ class Store:
         key = os.fsencode(file.key)
         last, end = 0, self._value("SELECT coalesce(max(rowid), 0) FROM sightings")
         query = "SELECT rowid, * FROM sightings WHERE key = ? AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
-        while rows := self._connection.execute(query, (key, last, end, ROWS_AT_ONCE)).fetchall():
+        while rows := self._rows(query, key, last, end, ROWS_AT_ONCE):
             for _, _, number, time, track, x, y, width, height, score, *probabilities, crop, thumbnail in rows:
                 box = FaceBox(x, y, width, height, score)
                 known = () if probabilities[0] is None else tuple(probabilities)
@@ -213,9 +214,9 @@ class Store:
 
     def bands(self, file: ImageFile) -> list[Band]:
         """What a video's tracks show, stretch by stretch."""
-        rows = self._connection.execute(
+        rows = self._rows(
             "SELECT track, label, start, end, confidence, thumbnail FROM bands WHERE key = ? ORDER BY rowid",
-            (os.fsencode(file.key),),
+            os.fsencode(file.key),
         )
         return [
             Band(track, label, start, end, confidence, 0, thumbnail)
@@ -279,7 +280,11 @@ class Store:
             self._connection.execute(statement)
 
     def _value(self, query: str, *values: str | bool) -> int:
-        return int(self._connection.execute(query, values).fetchone()[0])
+        return int(self._rows(query, *values)[0][0])
+
+    def _rows(self, query: str, *values: str | bytes | float) -> list[Any]:
+        with self._explained():
+            return self._connection.execute(query, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

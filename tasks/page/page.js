@@ -74,6 +74,8 @@ function setLanguage(wanted) {
 
 // ---- Summary
 
+const SOURCES = 3; // named in the heading; a pattern that the shell replaced gives thousands
+
 function summarise() {
   const { images, faces: found, champion, drift } = run;
   const { ok = 0, no_face = 0, ...unread } = images.status;
@@ -107,10 +109,12 @@ function summarise() {
     outcomes.length ? entry(t("Outcome"), ...outcomes) : "");
 
   const finished = new Date(run.finished).toLocaleString(language, { dateStyle: "long", timeStyle: "short" });
-  $("source").textContent = run.source.join(", ");
+  const more = run.source.length > SOURCES ? `, … (${number(run.source.length)})` : "";
+  const source = run.source.slice(0, SOURCES).join(", ") + more;
+  $("source").textContent = source;
   $("when").textContent = ` · ${finished}`;
   $("version").textContent = `ferflow ${run.ferflow}`;
-  document.title = `${t("Facial expressions")} · ${run.source.join(", ")}`;
+  document.title = `${t("Facial expressions")} · ${source}`;
   tell("pending", !run.complete
     && t("Images still to be labelled: {0}. The same command continues where it stopped.", many(images.pending)));
   tell("fewer", faces.length < found.total

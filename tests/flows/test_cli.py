@@ -1,14 +1,21 @@
 """The command line: help that teaches, mistakes in one line, quick start."""
 
 import csv
+import io
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ASTRONAUT, ROOT
+from conftest import ASTRONAUT, CHAMPION, ROOT
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 from typer.testing import CliRunner
 
+from flows import labelling
 from flows.cli import app, main
+from tasks.sources import ImageFile
 
 
 @pytest.fixture
@@ -64,6 +71,34 @@ def test_the_program_itself_exits_with_1_and_no_stack_trace(folder):
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})
     assert ended.returncode == 1
     assert ended.stderr == "ferflow: no models/leaderboard.csv yet; `dvc repro` makes it\n"
+
+
+def test_names_that_the_terminal_cannot_show_are_no_obstacle(folder):
+    (folder / "fotos").mkdir()
+    shutil.copy(ASTRONAUT, folder / "fotos" / "日本.png")
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "label",
+        "fotos",
+        "--out",
+        os.fsdecode(b"out\xe9"),
+        "--champion",
+        CHAMPION,
+    ]
+    for encoding in ("latin-1", "utf-8:strict"):
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+        ended = subprocess.run(command, capture_output=True, check=False, env=env)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        assert b"Look at out\\udce9/report.html" in ended.stdout
+
+
+def test_a_bar_shows_a_video_s_name_and_lets_no_terminal_act_on_it():
+    text = io.StringIO()
+    with Progress(TextColumn("{task.fields[counts]}"), console=Console(file=text, width=99)) as progress:
+        labelling._bar(progress, "Watching", ImageFile("a \x1b]0;title\x07 [red].mp4", "/a.mp4", "", 1, 1))
+    assert text.getvalue().strip() == r"a \x1b]0;title\x07 [red].mp4"
 
 
 def test_made_writes_the_csv(folder):

@@ -131,6 +131,15 @@ def test_pictures_and_rows_out_of_date_go(photos):
     ]
 
 
+def test_photos_that_lie_where_tables_and_pictures_go_stay(photos):
+    places = [f"photos/{folder}/a.png" for folder in ("annotated", "crops", "faces", "frames", "images")]
+    for place in places:
+        photos.put(place, ASTRONAUT.read_bytes())
+    for outputs in (ALL, Outputs(annotated=False, crops=False)):
+        assert run(PHOTOS, outputs, source=f"{PHOTOS}/images")["images"]["total"] == 1
+        assert set(places) <= set(photos.keys("photos/"))
+
+
 def test_photos_of_a_disk_and_videos_too(bucket, tmp_path, another_machine):
     (tmp_path / "photos").mkdir()
     write_video(tmp_path / "photos" / "v.mp4", lambda time: [Actor(smiling(), 50 + 20 * time, 60, 230)], 1.0)

@@ -145,6 +145,14 @@ def test_pictures_moved_to_another_folder_are_corrections(labels):
     assert written(collect(labels)[0]) == [("sad", pixels[1], "Training"), ("fear", pixels[2], "Training")]
 
 
+def test_pictures_of_hidden_photos_are_moved_and_collected_like_others(tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(ASTRONAUT, tmp_path / "photos" / ".a.png")
+    label_folder([str(tmp_path / "photos")], tmp_path / "party", champion=CHAMPION, outputs=Outputs(crops=True))
+    moved(tmp_path / "party", PHOTOS[0], "sad")
+    assert collect(tmp_path / "party", tmp_path / "party.csv")[1]["sad"] == 1
+
+
 def test_pictures_that_a_killed_run_of_another_champion_left_are_no_corrections(labels):
     path = crop(labels, PHOTOS[1])
     (labels / "crops" / "sad").mkdir()

@@ -34,6 +34,7 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
         (errno.EFBIG, "data/x would pass the size limit"),
         (errno.ENOENT, "data/x: no such file or directory"),
         (errno.EISDIR, "data/x: is a directory"),
+        (errno.ENAMETOOLONG, "data/x: file name too long"),
     ],
 )
 def test_what_disks_refuse_is_explained(number: int, words: str) -> None:

@@ -406,6 +406,17 @@ def test_every_text_of_the_scripts_has_its_portuguese() -> None:
     assert used <= known.keys()
 
 
+def test_thousands_of_sources_leave_room_for_the_faces(page: Page, tmp_path: Path) -> None:
+    """As a shell gives them for photos/*.jpg."""
+    images = gallery_of(tmp_path / "photos")
+    write_report(
+        tmp_path / "report.html", run_of(images) | {"source": [f"photos/{n}.jpg" for n in range(2000)]}, images
+    )
+    page.open(tmp_path / "report.html")
+    assert page.one("#source").text == "photos/0.jpg, photos/1.jpg, photos/2.jpg, … (2,000)"
+    assert page.rectangle("#totals")[1] < 300
+
+
 def test_a_hostile_file_name_is_only_text(page: Page) -> None:
     assert HOSTILE in page.names()
     page.open_crop(HOSTILE)

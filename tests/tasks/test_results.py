@@ -133,6 +133,16 @@ def test_pictures_once_asked_for_follow_the_labels(photos, tmp_path):
     assert not [name for name in files_below(out) if "/" in name or name.endswith("jsonl")]
 
 
+def test_photos_that_lie_where_pictures_go_stay(photos, tmp_path):
+    for place in ("crops/a.png", "crops/happy/a.jpg", "annotated/a.jpg", "annotated/more/a-0123abcd.jpg"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / "b.jpg", tmp_path / place)
+    before = files_below(tmp_path)
+    for outputs in (Outputs(annotated=True, crops=True), Outputs(annotated=False, crops=False)):
+        run(photos, tmp_path, outputs)
+        assert set(before) <= set(files_below(tmp_path))
+
+
 def test_photos_that_no_browser_shows_get_an_annotated_copy_unasked(tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.write(ASTRONAUT, "holiday/a.png")
@@ -145,17 +155,47 @@ def test_photos_that_no_browser_shows_get_an_annotated_copy_unasked(tmp_path):
 def test_names_that_are_not_utf_8_or_hold_a_newline_have_their_rows(tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
-    names = (b"new\nline.png", b"latin\xe9.png", "smile 😀.png".encode(), b'quo"te, comma.png', b"=1+1.png")
+    names = (
+        b"new\nline.png",
+        b"mac\rline.png",
+        b"latin\xe9.png",
+        "smile 😀.png".encode(),
+        b'quo"te, comma.png',
+        b"=1+1.png",
+    )
     for name in names:
         shutil.copy(ASTRONAUT, folder / os.fsdecode(name))
-    run(folder, tmp_path / "out", Outputs(annotated=True, crops=True, json_lines=True))
+    out = tmp_path / os.fsdecode(b"out\xe9")
+    run(folder, out, Outputs(annotated=True, crops=True, json_lines=True))
     expected = sorted(name.decode("utf-8", "backslashreplace") for name in names)
     for table in (
-        rows(tmp_path / "out" / "images.csv"),
-        pyarrow.parquet.read_table(tmp_path / "out/faces.parquet").to_pylist(),
+        rows(out / "images.csv"),
+        pyarrow.parquet.read_table(pyarrow.BufferReader((out / "faces.parquet").read_bytes())).to_pylist(),
     ):
         assert sorted(row["path"].removeprefix(f"{folder}/") for row in table) == expected
-    assert len(files_below(tmp_path / "out" / "annotated")) == len(names)
+    assert len(files_below(out / "annotated")) == len(names)
+
+
+def test_the_longest_name_has_its_pictures(tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(ASTRONAUT, tmp_path / "photos" / f"{'写' * 83}.png")
+    run(tmp_path / "photos", tmp_path / "out", Outputs(annotated=True, crops=True))
+    assert len(files_below(tmp_path / "out" / "annotated")) == len(files_below(tmp_path / "out" / "crops")) == 1
+
+
+def test_a_table_that_a_person_damaged_is_told(photos, tmp_path):
+    run(photos, tmp_path / "out")
+    with (tmp_path / "out" / "faces.csv").open("a") as table:
+        table.write('"' + "a quote that never ends" * 9999)
+    with pytest.raises(UserError, match=r"faces.csv is no csv \(.*\); mend it, or remove it"):
+        run(photos, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"outputs": [1]}', "{}", "no json"])
+def test_a_run_json_that_is_not_ours_is_no_obstacle(content, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(content)
+    assert run(photos, tmp_path / "out")["outputs"] == {"annotated": False, "crops": False, "json_lines": False}
 
 
 def test_shown_is_always_text():
@@ -209,13 +249,16 @@ def test_crops_of_an_earlier_champion_are_nobodys_work(photos, tmp_path):
     assert (crop.exists(), older.exists()) == (True, False)
 
 
-@pytest.mark.parametrize(("delimiter", "column"), [(",", "corrected"), (";", "Corrected "), ("\t", "CORRECTED")])
-def test_a_corrected_table_is_known_however_a_spreadsheet_saved_it(delimiter, column, photos, tmp_path):
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize(
+    ("delimiter", "column"), [(",", "corrected"), (";", "Corrected "), ("\t", "CORRECTED"), (",", "label")]
+)
+def test_a_corrected_table_is_known_however_a_spreadsheet_saved_it(delimiter, column, quoting, photos, tmp_path):
     out = tmp_path / "out"
     run(photos, out)
     content = [{**row, column: "sad"} for row in rows(out / "faces.csv")]
     with (out / "faces.csv").open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.DictWriter(file, list(content[0]), delimiter=delimiter)
+        writer = csv.DictWriter(file, list(content[0]), delimiter=delimiter, quoting=quoting)
         writer.writeheader()
         writer.writerows(content)
     with pytest.raises(UserError, match="holds corrections, which labelling would overwrite"):

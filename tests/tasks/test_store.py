@@ -121,6 +121,22 @@ def test_a_damaged_store_says_what_to_do(tmp_path):
         Store(tmp_path)
 
 
+@pytest.mark.parametrize("table", ["images", "faces", "sightings"])
+def test_damage_that_shows_when_a_table_is_read_says_so_too(table, store, tmp_path):
+    store.set_source([file("a")])
+    store.add([done(file("a"))], "settings")
+    (page,) = store.connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    (size,) = store.connection.execute("PRAGMA page_size").fetchone()
+    store.close()
+    with (tmp_path / "out" / STORE).open("r+b") as content:
+        content.seek((page - 1) * size)
+        content.write(b"?" * size)
+    with closing(Store(tmp_path / "out")) as damaged, pytest.raises(UserError, match="is damaged; remove it"):
+        damaged.pending("settings")
+        list(damaged.results("settings"))
+        list(damaged.sightings(file("a")))
+
+
 def test_a_store_of_another_version_starts_anew(tmp_path):
     with closing(sqlite3.connect(tmp_path / STORE)) as old:
         old.execute("CREATE TABLE images (something TEXT)")
