@@ -54,7 +54,7 @@ def write_video(
     path: Path,
     scene: Scene,
     seconds: float = 4.0,
-    rate: int = 25,
+    rate: int | Fraction = 25,
     size: tuple[int, int] = (640, 360),
     codec: str = "libx264",
     turned: int = 0,
@@ -71,7 +71,7 @@ def write_video(
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.options = {"preset": "ultrafast", "g": "25"}
+        stream.options = {"g": "25"} | ({"preset": "ultrafast"} if codec == "libx264" else {})
         stream.codec_context.time_base = Fraction(1, TICKS)
         if turned:
             stream.set_display_rotation(turned)
