@@ -32,7 +32,8 @@ LONG_SIDE = 1600  # px, of an annotated copy at most
 SHOWN_BY_BROWSERS = frozenset(("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "AVIF"))
 PLAYED_BY_BROWSERS = frozenset(("H264", "VP8", "VP9", "AV1"))
 PLAYED_ENDINGS = (".mp4", ".m4v", ".mov", ".webm")
-LONGEST_STEM = 80  # characters of the photo's name in the picture's
+LONGEST_STEM = 80  # characters of the photo's name in the picture's ...
+MOST_BYTES = 200  # ... and bytes: file systems take 255 for all of a name
 
 
 def annotated_name(result: Labelled) -> str:
@@ -122,7 +123,8 @@ def moved_crops(place: Place) -> list[str]:
 
 def _stem(result: Labelled) -> str:
     """The photo's name without what some file systems or programs refuse."""
-    return re.sub(r"[^\w.-]+", "_", Path(result.file.shown).stem)[:LONGEST_STEM]
+    stem = re.sub(r"[^\w.-]+", "_", Path(result.file.shown).stem)[:LONGEST_STEM]
+    return stem.encode()[:MOST_BYTES].decode(errors="ignore")
 
 
 def _checksum(result: Labelled, content: str) -> str:
