@@ -105,7 +105,7 @@ def read_video(path: str, most_pixels: float) -> Video:
         first = next(_decoded(container, stream, Reading()), None)
         if first is None:
             raise RefusedError("unreadable", "no frame of it can be decoded")
-        width, height = _upright_size(first, stream)
+        width, height = upright_size(first, stream)
         return Video(
             stream.codec_context.codec.canonical_name.upper(), width, height, rate, _seconds(container, stream)
         )
@@ -147,7 +147,7 @@ def frames(
             if time < start or (done is not None and time <= done) or slot(time, every) == given:
                 continue
             given = slot(time, every)
-            yield Frame(round(time * video.rate), time, *_upright_size(raw, stream), raw)
+            yield Frame(round(time * video.rate), time, *upright_size(raw, stream), raw)
         if reading.faults:
             first = max(0.0, reading.first_fault - origin)
             raise RefusedError("unreadable", f"{reading.faults} damaged places, the first after {first:.1f} s")
@@ -206,7 +206,7 @@ def _is_cover(stream: "VideoStream") -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-def _upright_size(raw: "av.VideoFrame", stream: "VideoStream") -> tuple[int, int]:
+def upright_size(raw: "av.VideoFrame", stream: "VideoStream") -> tuple[int, int]:
     """Width and height as people see it: turned, and with square pixels."""
     width = round(raw.width * (stream.sample_aspect_ratio or 1))
     return (raw.height, width) if _quarter_turns(raw) % 2 else (width, raw.height)
