@@ -6,7 +6,7 @@ rate is shown, nor why a file ends early; and the annotated copy keeps its sound
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -250,8 +250,12 @@ def _decoded_from(
         return
     back = 0.0
     while True:
-        with suppress(av.error.FFmpegError):  # what cannot be entered is read from its beginning
-            container.seek(int((begin + origin - back) * av.time_base))
+        for place in (begin + origin - back, origin):  # AVI takes no place before the first frame
+            try:
+                container.seek(int(place * av.time_base))
+                break
+            except av.error.FFmpegError:  # what cannot be entered at all is read from its beginning
+                continue
         decoded = _decoded(container, stream, reading)
         first = next(decoded, None)
         if back > begin + EARLIER or (first is not None and (first.time or 0.0) <= begin + origin):

@@ -85,6 +85,12 @@ def test_no_frame_is_lost_where_a_file_has_no_index(tmp_path):
         assert [frame[:2] for frame in read(path, done=whole[place - 1].time)] == rest
 
 
+def test_a_part_of_an_avi_file(tmp_path):
+    path = write_video(tmp_path / "a.avi", growing, codec="mpeg4")
+    assert read(path, start=1.0, stop=3.0)[0].time == 1.0
+    assert len(read(path, start=1.0, stop=3.0)) == 50
+
+
 def test_a_bare_stream_goes_on_where_it_was(tmp_path):
     with av.open(str(write_video(tmp_path / "a.mts", growing, 1.0))) as container:
         packets = [bytes(packet) for packet in container.demux(video=0)]
