@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -108,6 +109,8 @@ def video(
     from tasks.params import load_footage, load_label
     from tasks.results import Outputs
 
+    if isinf(max(every or 0.0, start, stop or 0.0)):
+        raise UserError("--every, --from and --to take a number of seconds, not inf")
     if every is not None and fps is not None:
         raise UserError("--every and --fps say the same; give one of them")
     if stop is not None and stop <= start:

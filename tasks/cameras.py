@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tasks.errors import UserError
 from tasks.params import Label
 from tasks.photos import RefusedError
-from tasks.videos import Frame, frames, read_video
+from tasks.videos import Frame, frames, read_video, upright_size
 
 if TYPE_CHECKING:
     import av
@@ -59,10 +59,17 @@ def open_camera(source: str) -> Shots:
 
 
 def shown_name(source: str) -> str:
-    """The source as it may be shown: without the password that an address may hold."""
+    """The source as it may be shown: without the password that an address may hold.
+
+    Raises:
+        UserError: an address that is none.
+    """
     if "://" not in source:
         return f"camera {device[1]}" if (device := DEVICE.fullmatch(source)) else Path(source).name
-    parts = urlsplit(source)
+    try:
+        parts = urlsplit(source)
+    except ValueError as error:  # brackets that hold no number of a machine
+        raise UserError(f"--camera is no address of a camera: {str(error).lower()}") from error
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
@@ -75,6 +82,10 @@ def shrunk(image: NDArray[np.uint8], long_side: float) -> NDArray[np.uint8]:
         return image
     size = [max(1, round(side * scale)) for side in (image.shape[1], image.shape[0])]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def _small(frame: Frame, long_side: float) -> NDArray[np.uint8]:
+    return shrunk(frame.view(long_side), long_side)  # views of more than some px come in full size
 
 
 # A camera of this computer
@@ -134,10 +145,12 @@ def _address(url: str) -> Shots:
 
     def shots() -> Shots:
         is_film = container.duration is not None
+        stream = container.streams.video[0]
         try:
             with container:
                 for raw in _received(container):
-                    yield Shot(raw.time if is_film else None, Frame(0, 0.0, raw.width, raw.height, raw).view)
+                    frame = Frame(0, 0.0, *upright_size(raw, stream), raw)
+                    yield Shot(raw.time if is_film else None, partial(_small, frame))
         except (av.error.FFmpegError, OSError) as error:
             raise UserError(f"{name} has gone: {_reason(error)}") from error
         if not is_film:
@@ -176,7 +189,7 @@ def _film(path: str) -> Shots:
     def shots() -> Shots:
         try:
             for frame in frames(path, video, every=0):
-                yield Shot(frame.time, frame.view)
+                yield Shot(frame.time, partial(_small, frame))
         except RefusedError as error:
             raise UserError(f"{path}: {error.reason}") from error
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 QUALITY = {"preset": "veryfast", "crf": "23"}  # of x264
 SOUNDS = frozenset(("aac", "mp3", "ac3", "eac3", "opus"))  # what an MP4 file can hold
+RATES = frozenset((8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000))  # of AAC
+USUAL_RATE = 48_000
 TICKS = 90_000  # of a second, MP4's usual ones
 HOLD = 0.1  # s that a box stays where its face was last seen, beyond the time between two looks
 
@@ -87,13 +89,14 @@ def write_copy(
     width, height = video.width // 2 * 2, video.height // 2 * 2  # H.264 halves them
     with (
         replacing(out) as temporary,
-        opened(source) as (container, _),
+        opened(source) as (container, pictures),
         av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as copy,
     ):
         stream = copy.add_stream("libx264", round(video.rate) or None, options=QUALITY)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, TICKS)
-        sound = _Sound(container, copy, footage)
+        begin = float((pictures.start_time or 0) * (pictures.time_base or 0)) + footage.start
+        sound = _Sound(container, copy, footage, begin)
         with suppress(RefusedError):
             for frame in frames(source, video, 0.0, footage.start, footage.stop):
                 sound.copy_until(frame.time)
@@ -120,17 +123,19 @@ def _marked(frame: Frame, overlay: Overlay, width: int, height: int) -> NDArray[
 class _Sound:
     """A video's first stream of sound, to be copied in step with its frames: as it is, or as AAC if MP4 cannot hold it."""
 
-    def __init__(self, container: "InputContainer", copy: "OutputContainer", footage: Footage) -> None:
+    def __init__(self, container: "InputContainer", copy: "OutputContainer", footage: Footage, begin: float) -> None:
         import av
 
         stream = next(iter(container.streams.audio), None)
         self._copy = copy
         self._packets: Iterator[tuple[float, av.Packet[AudioStream]]] = iter(())
         if stream is not None:
-            packets = _heard(container, stream, footage)
-            copied = stream.codec_context.name in SOUNDS
-            to = copy.add_stream_from_template(stream) if copied else copy.add_stream("aac", stream.rate)
-            self._packets = _as_it_is(packets, to, stream, footage) if copied else _as_aac(packets, to, footage)
+            packets = _heard(container, stream, footage, begin)
+            if stream.codec_context.codec.canonical_name in SOUNDS:
+                self._packets = _as_it_is(packets, copy.add_stream_from_template(stream, opaque=True), begin)
+            else:
+                to = copy.add_stream("aac", stream.rate if stream.rate in RATES else USUAL_RATE)
+                self._packets = _as_aac(packets, to, footage)
         self._next = next(self._packets, None)
 
     def copy_until(self, time: float) -> None:
@@ -141,18 +146,18 @@ class _Sound:
 
 
 def _heard(
-    container: "InputContainer", stream: "AudioStream", footage: Footage
+    container: "InputContainer", stream: "AudioStream", footage: Footage, begin: float
 ) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
-    """Times and packets of the part that is wanted, up to where the file is damaged."""
+    """Times and packets of the part that is wanted, up to where the file is damaged; `begin`: by the file's own clock."""
     import av
 
     with suppress(av.error.FFmpegError):
         if footage.start:
-            container.seek(round(footage.start * av.time_base))
+            container.seek(round(begin * av.time_base))
         for packet in container.demux(stream):
             if packet.pts is None:
                 continue
-            time = float((packet.pts - (stream.start_time or 0)) * packet.time_base)
+            time = float(packet.pts * packet.time_base) - begin + footage.start
             if footage.stop is not None and time >= footage.stop:
                 return
             if time >= footage.start:
@@ -160,14 +165,11 @@ def _heard(
 
 
 def _as_it_is(
-    packets: "Iterator[tuple[float, av.Packet[AudioStream]]]",
-    to: "AudioStream",
-    stream: "AudioStream",
-    footage: Footage,
+    packets: "Iterator[tuple[float, av.Packet[AudioStream]]]", to: "AudioStream", begin: float
 ) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
     """The packets, moved to the copy's beginning."""
     for time, packet in packets:
-        moved = (stream.start_time or 0) + round(footage.start / packet.time_base)
+        moved = round(begin / packet.time_base)
         packet.pts, packet.dts = (packet.pts or 0) - moved, (packet.dts or packet.pts or 0) - moved
         packet.stream = to
         yield time, packet
@@ -179,10 +181,12 @@ def _as_aac(
     """The same sound, encoded anew; times are those of what goes in."""
     import av
 
-    time, begun = footage.start, 0
+    time, begun = footage.start, -1
     with suppress(av.error.InvalidDataError):
         for time, packet in packets:
             for frame in packet.decode():
+                if begun < 0:
+                    begun = round((time - footage.start) * frame.sample_rate)
                 frame.pts, begun = begun, begun + frame.samples
                 frame.time_base = Fraction(1, frame.sample_rate)
                 yield from ((time, encoded) for encoded in to.encode(frame))

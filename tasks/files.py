@@ -28,8 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno:
-            error.filename = error.filename or str(path)
+        if error.errno and not error.filename:
+            raise type(error)(error.errno, error.strerror, str(path)) from error  # PyAV's let no name be set
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -222,16 +222,18 @@ def write_tables(results: Iterable[Labelled], out: Path, place: Place, run: Run)
 
 def write_frames(store: Store, out: Path, run: Run) -> None:
     """Write the table of the faces in the videos' frames, in both forms; none if there is no video."""
-    videos = (result.file for result in store.results(*run.keys) if result.file.is_video)
+    videos = (result for result in store.results(*run.keys) if result.file.is_video)
     first = next(videos, None)
     if first is None:
         for ending in (".csv", ".parquet"):
             (out / f"frames{ending}").unlink(missing_ok=True)
         return
     with _table(out / "frames", FRAME_COLUMNS) as add:
-        for file in chain([first], videos):
-            path = shown(file.shown)
-            for number, time, track, face in store.sightings(file):
+        for result in chain([first], videos):
+            if not result.faces:  # what is kept of a video that failed is of a part, or of what it was before
+                continue
+            path = shown(result.file.shown)
+            for number, time, track, face in store.sightings(result.file):
                 add((path, time, number, track, *face.box[:-1], face.label, face.confidence, *face.probabilities))
 
 

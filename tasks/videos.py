@@ -6,7 +6,7 @@ rate is shown, nor why a file ends early; and the annotated copy keeps its sound
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,9 +27,11 @@ ENDINGS = (
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,h264,hevc"
 SAFELY = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 TIMED = frozenset(("mp4", "matroska", "avi", "asf", "flv"))  # formats that say how long they are
+UNTIMED = frozenset(("h264", "hevc", "mpegvideo"))  # bare streams: no frame says when it is shown
 USUAL_RATE = 25.0  # frames a second
 PLACES = 3  # of a time in seconds
 MOST_FAULTS = 1000  # damaged places; after so many, the rest is not looked at
+EARLIER = 2.0  # s; twice as much each time
 CUT_SHORT = 1.0  # s; a file that ends so long before the end it claims has lost a part
 MOST_SHRUNK = (
     640  # px; larger views come in full size: FFmpeg converts a frame in a third of the time if it need not scale it
@@ -100,11 +102,13 @@ def read_video(path: str, most_pixels: float) -> Video:
             size = f"{stream.width} x {stream.height}"
             raise RefusedError("too_large", f"{size} px: {millions[0]} megapixels a frame, the limit is {millions[1]}")
         rate = float(stream.average_rate or stream.guessed_rate or 0)
-        first = next(_decoded(container, stream, Faults()), None)
+        first = next(_decoded(container, stream, Reading()), None)
         if first is None:
             raise RefusedError("unreadable", "no frame of it can be decoded")
-        width, height = _upright_size(first, stream)
-        return Video(stream.codec_context.name.upper(), width, height, rate, _seconds(container, stream))
+        width, height = upright_size(first, stream)
+        return Video(
+            stream.codec_context.codec.canonical_name.upper(), width, height, rate, _seconds(container, stream)
+        )
 
 
 def frames(
@@ -124,31 +128,42 @@ def frames(
         RefusedError: the file is damaged, and its good part came before; or it ends before `start`.
         OSError: it cannot be read on.
     """
-    import av
-
-    faults = Faults()
-    time = 0.0
+    reading = Reading()
+    step = 1 / (video.rate or USUAL_RATE)
+    exact: float | None = None
+    ends = False  # where it is asked to, not where the file does
     given = None if done is None else slot(done, every)
     begin = start if done is None else max(start, done)
     if 0 < video.seconds <= start:
         raise RefusedError("unsupported", f"it ends after {video.seconds:.1f} s, before the part that is asked for")
     with opened(path) as (container, stream):
         origin = _in_seconds(stream.start_time, stream)
-        if begin > 0:
-            with suppress(av.error.FFmpegError):  # a form without an index is read from its beginning
-                container.seek(int((begin + origin) * av.time_base))  # to the last frame before that needs no other
-        for raw in _decoded(container, stream, faults):
-            time = time + 1 / (video.rate or USUAL_RATE) if raw.time is None else round(raw.time - origin, PLACES)
+        for raw in _decoded_from(begin, origin, container, stream, reading):
+            exact = _shown(None if raw.time is None else raw.time - origin, exact, step)
+            time = round(exact, PLACES)
             if stop is not None and time >= stop:
-                return
+                ends = True
+                break
             if time < start or (done is not None and time <= done) or slot(time, every) == given:
                 continue
             given = slot(time, every)
-            yield Frame(round(time * video.rate), time, *_upright_size(raw, stream), raw)
-        if faults.count:
-            raise RefusedError("unreadable", f"{faults.count} damaged places, the first after {faults.first:.1f} s")
-        if video.seconds - time > max(CUT_SHORT, every):
-            raise RefusedError("unreadable", f"cut short: it ends after {time:.1f} of {video.seconds:.1f} s")
+            yield Frame(round(time * video.rate), time, *upright_size(raw, stream), raw)
+        if reading.faults:
+            first = max(0.0, reading.first_fault - origin)
+            raise RefusedError("unreadable", f"{reading.faults} damaged places, the first after {first:.1f} s")
+        end = max(0.0, reading.end - origin)
+        if not ends and video.seconds - end > CUT_SHORT:
+            raise RefusedError("unreadable", f"cut short: it ends after {end:.1f} of {video.seconds:.1f} s")
+
+
+def _shown(said: float | None, before: float | None, step: float) -> float:
+    """When a frame is shown, in s, from what its file says and the frame before it: frames come in the order of time.
+
+    What a file says goes back where pieces were put together, and from one frame to the next in AVI files with B frames.
+    """
+    if before is None:
+        return said or 0.0
+    return before + step if said is None or said <= before else said
 
 
 def slot(time: float, every: float) -> float:
@@ -191,7 +206,7 @@ def _is_cover(stream: "VideoStream") -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-def _upright_size(raw: "av.VideoFrame", stream: "VideoStream") -> tuple[int, int]:
+def upright_size(raw: "av.VideoFrame", stream: "VideoStream") -> tuple[int, int]:
     """Width and height as people see it: turned, and with square pixels."""
     width = round(raw.width * (stream.sample_aspect_ratio or 1))
     return (raw.height, width) if _quarter_turns(raw) % 2 else (width, raw.height)
@@ -212,28 +227,67 @@ def _in_seconds(ticks: int | None, stream: "VideoStream") -> float:
     return float((ticks or 0) * (stream.time_base or 0))
 
 
-class Faults:
-    """Places of a file that cannot be decoded."""
+class Reading:
+    """How far a file could be read. Times are the file's own, in s."""
 
-    count = 0
-    first = 0.0  # s, about where
+    faults = 0  # places that cannot be decoded
+    first_fault = 0.0  # about where
+    end = 0.0  # of what was read
 
 
-def _decoded(container: "InputContainer", stream: "VideoStream", faults: Faults) -> Iterator["av.VideoFrame"]:
+def _decoded_from(
+    begin: float, origin: float, container: "InputContainer", stream: "VideoStream", reading: Reading
+) -> Iterator["av.VideoFrame"]:
+    """Its frames, without most of those before `begin` (s after `origin`) where the file can be entered later.
+
+    With an index, a file is entered at a frame that needs no other. Without one (MPEG) it is entered anywhere, and frames up to
+    the next such one are lost: then it is entered earlier, and earlier still.
+    """
+    import av
+
+    if begin <= 0 or container.format.name in UNTIMED:
+        yield from _decoded(container, stream, reading)
+        return
+    back = 0.0
+    while True:
+        for place in (begin + origin - back, origin):  # AVI takes no place before the first frame
+            try:
+                container.seek(int(place * av.time_base))
+                break
+            except av.error.FFmpegError:  # what cannot be entered at all is read from its beginning
+                continue
+        decoded = _decoded(container, stream, reading)
+        first = next(decoded, None)
+        if back > begin + EARLIER or (first is not None and (first.time or 0.0) <= begin + origin):
+            break
+        back = 2 * back or EARLIER
+    reading.faults = 0  # of frames whose beginning was left out
+    if first is not None:
+        yield first
+        yield from decoded
+
+
+def _decoded(container: "InputContainer", stream: "VideoStream", reading: Reading) -> Iterator["av.VideoFrame"]:
     """Its frames in order of time, without those that cannot be decoded."""
     import av
 
     time = 0.0
-    packets = container.demux(stream)
+    packets = container.demux()
     while True:
         try:
-            for raw in next(packets).decode():
+            packet = next(packets)
+            # Only some formats say how long the pictures last; in others, sound may last longer.
+            if packet.pts is not None and (
+                packet.stream is stream or (not stream.duration and packet.stream.type == "audio")
+            ):
+                reading.end = max(reading.end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            for raw in stream.decode(packet) if packet.stream is stream else ():
                 time = raw.time or time
                 yield raw
         except (StopIteration, av.error.EOFError):
             return
         except av.error.InvalidDataError:
-            faults.first = faults.first if faults.count else time
-            faults.count += 1
-            if faults.count > MOST_FAULTS:
+            reading.first_fault = reading.first_fault if reading.faults else time
+            reading.faults += 1
+            if reading.faults > MOST_FAULTS:
                 return

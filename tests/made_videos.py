@@ -54,12 +54,14 @@ def write_video(
     path: Path,
     scene: Scene,
     seconds: float = 4.0,
-    rate: int = 25,
+    rate: int | Fraction = 25,
     size: tuple[int, int] = (640, 360),
     codec: str = "libx264",
     turned: int = 0,
     times: Sequence[float] = (),
     sound: str = "",
+    sound_rate: int = 44100,
+    sound_at: float = 0.0,
 ) -> Path:
     """Write a video.
 
@@ -67,22 +69,24 @@ def write_video(
         times: of its frames, in place of even ones.
         turned: degrees, as phones note it.
         sound: the codec of a tone, if there shall be one.
+        sound_rate: Hz, of its samples.
+        sound_at: s, when it begins.
     """
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.options = {"preset": "ultrafast", "g": "25"}
+        stream.options = {"g": "25"} | ({"preset": "ultrafast"} if codec == "libx264" else {})
         stream.codec_context.time_base = Fraction(1, TICKS)
         if turned:
             stream.set_display_rotation(turned)
-        tone: Any = container.add_stream(sound, 44100) if sound else None
+        tone: Any = container.add_stream(sound, sound_rate) if sound else None
         for time in times or [index / rate for index in range(round(seconds * rate))]:
             frame = av.VideoFrame.from_ndarray(draw(scene(time), size), "bgr24")
             frame.pts, frame.time_base = round(time * TICKS), Fraction(1, TICKS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if tone:
-            _add_tone(container, tone, seconds)
+            _add_tone(container, tone, seconds, sound_at)
     return path
 
 
@@ -93,13 +97,14 @@ def write_sound(path: Path, seconds: float = 2.0) -> Path:
     return path
 
 
-def _add_tone(container: Any, stream: Any, seconds: float) -> None:
-    size = 1024
-    for start in range(0, round(seconds * 44100), size):
-        wave = np.sin(2 * np.pi * TONE * np.arange(start, start + size) / 44100).astype(np.float32)
+def _add_tone(container: Any, stream: Any, seconds: float, begin: float = 0.0) -> None:
+    size, rate = 1024, stream.rate
+    for start in range(0, round(seconds * rate), size):
+        wave = np.sin(2 * np.pi * TONE * np.arange(start, start + size) / rate).astype(np.float32)
         planar = stream.format.name == "fltp"
         samples = wave if planar else (wave * 32767).astype(np.int16)
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis], "fltp" if planar else "s16", "mono")
-        frame.sample_rate, frame.pts = 44100, start
+        frame.sample_rate, frame.pts = rate, start + round(begin * rate)
+        frame.time_base = Fraction(1, rate)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

@@ -1,16 +1,18 @@
 """Places that change hands in one step, and the lock that ends with its holder."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 from conftest import ROOT
 
 from tasks import files
-from tasks.files import alone, complete_swap, exchange, swap
+from tasks.files import alone, complete_swap, exchange, replacing, swap
 
 HOLDER = """
 import sys, time
@@ -99,6 +101,12 @@ def test_exchange_says_why_it_cannot(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="other") as error:
         exchange(tmp_path / "one", tmp_path / "other")
     assert error.value.filename == str(tmp_path / "other")
+
+
+def test_an_error_without_a_name_gets_the_files(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as error, replacing(tmp_path / "a.mp4"):
+        raise av.error.OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.filename == str(tmp_path / "a.mp4")
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])

@@ -1,13 +1,14 @@
 """Videos labelled from start to end: who was there when, with which expression, whatever happens meanwhile."""
 
 import csv
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time as clock
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
@@ -17,8 +18,9 @@ import pytest
 from conftest import ASTRONAUT, CHAMPION, ROOT, rows
 from made_videos import Actor, serious, smiling, write_sound, write_video
 
-from tasks import footage
+from tasks import footage, videos
 from tasks.collect import collect
+from tasks.copies import write_copy
 from tasks.expressions import EXPRESSIONS
 from tasks.folder import label_folder
 from tasks.params import Footage, Label
@@ -292,6 +294,51 @@ def test_a_copy_of_a_part_with_sound_that_mp4_does_not_know(tmp_path):
     assert len(pictures_of(out / row["annotated"])) == 50
 
 
+@pytest.mark.parametrize(
+    ("name", "sound", "rate", "kept"),
+    [
+        ("a.mkv", "aac", 44100, "aac"), ("a.mkv", "flac", 192_000, "aac"), ("a.mkv", "pcm_s16le", 5512, "aac"),
+        ("a.mp4", "libmp3lame", 44100, "mp3"),
+    ],
+)  # fmt: skip
+def test_the_copys_sound_begins_when_the_videos_does(tmp_path, name, sound, rate, kept):
+    at = {"sound": sound, "sound_rate": rate, "sound_at": 1.0}
+    source = write_video(tmp_path / name, crossing, 2.0, size=(320, 180), **at)
+    copy = tmp_path / "copy.mp4"
+    write_copy(str(source), Footage(start=0.4), [], copy, lambda *_: None)
+    with av.open(str(copy)) as container:
+        (stream,) = container.streams.audio
+        assert stream.codec_context.codec.canonical_name == kept
+        assert float(next(container.decode(stream)).time) == pytest.approx(0.6, abs=0.05)
+
+
+def test_a_video_that_fails_in_its_middle_has_a_row_and_no_frames(tmp_path, monkeypatch):
+    source = write_video(tmp_path / "a.mp4", crossing, 4.0, size=SIZE)
+    decoded = videos._decoded
+
+    def broken(*of):
+        yield from islice(decoded(*of), 90)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(videos, "_decoded", broken)
+        label([source], tmp_path / "out", Footage(every=0.0))
+    (row,) = rows(tmp_path / "out" / "images.csv")
+    assert (row["status"], row["reason"]) == ("unreadable", "input/output error")
+    assert rows(tmp_path / "out" / "frames.csv") == []
+    label([source], tmp_path / "out", Footage(every=0.0))
+    assert of(tmp_path / "out", "a.mp4")
+
+
+def test_of_a_video_that_was_replaced_by_a_broken_one_no_frames_are_left(tmp_path):
+    source = write_video(tmp_path / "a.mp4", crossing, 0.4, size=SIZE)
+    label([source], tmp_path / "out")
+    assert of(tmp_path / "out", "a.mp4")
+    source.write_text("no video")
+    label([source], tmp_path / "out")
+    assert rows(tmp_path / "out" / "frames.csv") == []
+
+
 def test_a_persons_correction_of_a_track_becomes_a_row_to_train_on(labelled, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(labelled[1], out)
@@ -311,6 +358,7 @@ def test_a_persons_correction_of_a_track_becomes_a_row_to_train_on(labelled, tmp
         (["photos", "--out", "o"], "no video in photos"),
         (["gone.mp4", "--out", "o"], "no file or folder gone.mp4; check its spelling"),
         (["v.mp4", "--out", "o", "--fps", "5", "--every", "1"], "--every and --fps say the same"),
+        (["v.mp4", "--out", "o", "--to", "inf"], "--every, --from and --to take a number of seconds, not inf"),
         (["v.mp4", "--out", "o", "--from", "5", "--to", "5"], "--to 5 is not after --from 5"),
     ],
 )

@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -173,6 +175,7 @@ def test_a_defect_ends_it_and_is_told() -> None:
         ("99", "no camera 99"),
         ("/dev/video99", "no camera 99"),
         ("gopher://me:secret@127.0.0.1/", "gopher://127.0.0.1/: no address of a camera"),
+        ("rtsp://me:secret@[half/", "no address of a camera: invalid ipv6 url"),
         ("rtsp://me:secret@127.0.0.1:9/", "rtsp://127.0.0.1:9/: connection refused"),
     ],
 )
@@ -188,6 +191,26 @@ def test_a_wrong_source_is_told_at_once_in_one_line(
     assert words in text
     assert "\n" not in text
     assert "secret" not in text
+
+
+def test_a_large_film_is_shrunk(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "large.mp4", two_people, 0.1, RATE, (1600, 900))
+    with closing(open_camera(str(path))) as shots:
+        assert [shot.view(1280).shape for shot in shots] == [(720, 1280, 3)] * 2
+
+
+def test_a_turned_film_from_a_server_is_upright(tmp_path: Path) -> None:
+    write_video(tmp_path / "turned.mkv", two_people, 8, RATE, (160, 90), turned=90)
+
+    class Served(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(tmp_path))
+
+    with HTTPServer(("127.0.0.1", 0), Served) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with closing(open_camera(f"http://127.0.0.1:{server.server_port}/turned.mkv")) as shots:
+            assert {shot.view(1280).shape for shot in shots} == {(160, 90, 3)}
+        server.shutdown()
 
 
 def test_a_film_that_breaks_off_is_told_after_its_good_part(film: Path, tmp_path: Path) -> None:

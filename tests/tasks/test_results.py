@@ -263,3 +263,11 @@ def test_a_corrected_table_is_known_however_a_spreadsheet_saved_it(delimiter, co
         writer.writerows(content)
     with pytest.raises(UserError, match="holds corrections, which labelling would overwrite"):
         run(photos, out)
+
+
+def test_a_long_name_in_another_script_leaves_room_for_the_pictures(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(ASTRONAUT, folder / f"{'写真' * 40}.png")  # 244 bytes
+    run(folder, tmp_path / "out", Outputs(annotated=True, crops=True))
+    assert len(files_below(tmp_path / "out" / "annotated")) == len(files_below(tmp_path / "out" / "crops")) == 1

@@ -1,8 +1,10 @@
 """Videos as people have them: every frame at its time, upright, and of a broken file the good part."""
 
 import shutil
+from fractions import Fraction
 from itertools import pairwise
 
+import av
 import numpy as np
 import pytest
 from made_videos import Actor, smiling, write_sound, write_video
@@ -73,6 +75,39 @@ def test_it_goes_on_where_it_was(clip, every, place):
     assert all(np.array_equal(a.view(640), b.view(640)) for a, b in zip(rest, after, strict=True))
 
 
+def test_no_frame_is_lost_where_a_file_has_no_index(tmp_path):
+    path = write_video(tmp_path / "a.mts", growing)
+    whole = read(path)
+    assert len(whole) == 100
+    for place in (1, 30, 98):
+        rest = [frame[:2] for frame in whole[place:]]
+        assert [frame[:2] for frame in read(path, start=whole[place].time)] == rest
+        assert [frame[:2] for frame in read(path, done=whole[place - 1].time)] == rest
+
+
+def test_a_part_of_an_avi_file(tmp_path):
+    path = write_video(tmp_path / "a.avi", growing, codec="mpeg4")
+    assert read(path, start=1.0, stop=3.0)[0].time == 1.0
+    assert len(read(path, start=1.0, stop=3.0)) == 50
+
+
+def test_a_bare_stream_goes_on_where_it_was(tmp_path):
+    with av.open(str(write_video(tmp_path / "a.mts", growing, 1.0))) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0)]
+    path = tmp_path / "bare.mpg"
+    path.write_bytes(b"".join(packets))
+    whole = read(path)
+    assert [frame.time for frame in whole] == pytest.approx([index / 25 for index in range(25)])
+    assert [frame[:2] for frame in read(path, done=whole[9].time)] == [frame[:2] for frame in whole[10:]]
+
+
+def test_pieces_put_together_come_one_after_the_other(tmp_path):
+    one = write_video(tmp_path / "one.mts", growing, 1.0)
+    two = tmp_path / "two.mts"
+    two.write_bytes(2 * one.read_bytes())
+    assert [frame.time for frame in read(two)] == pytest.approx([index / 25 for index in range(50)])
+
+
 def test_a_frame_is_as_large_as_asked_for(clip):
     frame = read(clip, 1.0)[2]
     assert frame.view(320).shape == (180, 320, 3)
@@ -100,10 +135,15 @@ def test_frames_that_come_as_they_like(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("codec", "name"), [("libx264", "a.mkv"), ("libvpx", "a.webm"), ("mpeg4", "a.avi"), ("mpeg4", "a.mov")]
-)
-def test_other_forms(tmp_path, codec, name):
+    ("codec", "name", "form"),
+    [
+        ("libx264", "a.mkv", "H264"), ("libvpx", "a.webm", "VP8"), ("mpeg4", "a.avi", "MPEG4"), ("mpeg4", "a.mov", "MPEG4"),
+        ("libsvtav1", "a.mp4", "AV1"),
+    ],
+)  # fmt: skip
+def test_other_forms(tmp_path, codec, name, form):
     path = write_video(tmp_path / name, growing, 1.0, codec=codec)
+    assert read_video(str(path), PIXELS).format == form
     times = [frame.time for frame in read(path)]
     assert len(times) == 25
     assert all(after > before for before, after in pairwise(times))
@@ -124,9 +164,21 @@ def test_a_broken_tail_leaves_the_good_part(tmp_path, clip):
     assert 75 <= len(seen) <= 160
 
 
-def read_into(seen, path):
+@pytest.mark.parametrize("name", ["a.mkv", "a.flv", "a.mp4"])
+def test_sound_that_lasts_longer_is_no_damage(tmp_path, name):
+    path = write_video(tmp_path / name, still, seconds=4.0, times=[index / 25 for index in range(25)], sound="aac")
+    assert len(read(path)) == 25
+
+
+def test_a_last_picture_that_stays_is_no_damage(tmp_path):
+    path = write_video(tmp_path / "slides.mp4", still, times=[0.0, 2.0, 4.0], rate=Fraction(1, 2))
+    assert read_video(str(path), PIXELS).seconds == 6.0
+    assert len(read(path)) == 3
+
+
+def read_into(seen, path, **options):
     """Add the frames to a list, so that they are there when the rest cannot be read."""
-    for frame in frames(str(path), read_video(str(path), PIXELS), 0.0):
+    for frame in frames(str(path), read_video(str(path), PIXELS), 0.0, **options):
         seen.append(frame)
 
 
@@ -140,6 +192,8 @@ def test_damage_in_the_middle_is_told_and_the_rest_read(tmp_path):
     with pytest.raises(RefusedError, match=r"damaged|cut short"):
         read_into(seen, path)
     assert len(seen) > 40
+    with pytest.raises(RefusedError, match="damaged"):  # also where only a part is asked for
+        read_into([], path, stop=3.8)
 
 
 @pytest.mark.parametrize(
