@@ -47,7 +47,7 @@ class Loader(yaml.SafeLoader):
 class Section(BaseModel):
     """A part of params.yaml: unknown keys and wrong types are errors, not silence."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Ingest(Section):

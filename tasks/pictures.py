@@ -40,10 +40,12 @@ OURS = re.compile(  # names that pictures get, and what a kill leaves of them
 )
 
 
-def annotated_name(result: Labelled) -> str:
-    """The path of the annotated copy, relative to the output folder."""
+def annotated_name(result: Labelled, how: str) -> str:
+    """The path of the annotated copy, relative to the output folder; `how`: the key of what videos are looked at with."""
     drawn = repr([(face.box, face.label, face.confidence) for face in result.faces])
-    return f"{ANNOTATED}/{_stem(result)}-{_checksum(result, drawn)}{'.mp4' if result.file.is_video else '.jpg'}"
+    if result.file.is_video:  # whose faces stand for tracks: which frames the copy has, they do not tell
+        return f"{ANNOTATED}/{_stem(result)}-{_checksum(result, drawn + how)}.mp4"
+    return f"{ANNOTATED}/{_stem(result)}-{_checksum(result, drawn)}.jpg"
 
 
 def crop_names(result: Labelled) -> list[str]:
@@ -149,11 +151,13 @@ def write_pictures(
     annotated: bool,
     crops: bool,
     workers: int,
+    how: str,
     copy_video: Callable[[Labelled, Path], None],
 ) -> None:
     """Write the pictures that are not there yet, on threads, then remove those out of date.
 
-    Without `annotated`, only photos that a browser cannot show get a copy: the report opens it. `copy_video` writes a video's.
+    Without `annotated`, only photos that a browser cannot show get a copy: the report opens it. `copy_video` writes a video's,
+    whose name depends on `how`.
     """
     expected: set[str] = set()
 
@@ -161,10 +165,10 @@ def write_pictures(
         for result in results:
             names = crop_names(result) if crops else []
             if result.faces and (annotated or not (viewable(result) or result.file.is_video)):
-                names.append(annotated_name(result))
+                names.append(annotated_name(result, how))
             expected.update(names)
             if absent := [name for name in names if not place.has(name)]:
-                if result.file.is_video and absent[-1] == annotated_name(result):
+                if result.file.is_video and absent[-1] == annotated_name(result, how):
                     place.make(absent.pop(), partial(copy_video, result))
                 yield result, absent
 

@@ -188,7 +188,8 @@ def write_results(
                 return
             write_copy(source, run.how.footage, store.sightings(result.file), path, copying(result.file))
 
-    write_pictures(counted(), place, bool(run.outputs.annotated), bool(run.outputs.crops), workers, copy_video)
+    annotated, crops = bool(run.outputs.annotated), bool(run.outputs.crops)
+    write_pictures(counted(), place, annotated, crops, workers, run.how.key, copy_video)
     counts = write_tables(store.results(*run.keys), out, place, run)
     write_frames(store, out, run)
     content = describe(run, counts, store.total())
@@ -211,7 +212,7 @@ def write_tables(results: Iterable[Labelled], out: Path, place: Place, run: Run)
             rows = face_rows(result, run)
             for row in rows:
                 add_face((*row, *origin, _detector(result, run)))
-            image = image_row(result, place)
+            image = image_row(result, place, run.how.key)
             add_image(image)
             if add_line:
                 add_line(image, rows)
@@ -254,9 +255,9 @@ def face_rows(result: Labelled, run: Run) -> list[Row]:
     ]
 
 
-def image_row(result: Labelled, place: Place) -> Row:
+def image_row(result: Labelled, place: Place, how: str) -> Row:
     """The row of an image, in the order of IMAGE_COLUMNS."""
-    picture = annotated_name(result) if result.faces else ""
+    picture = annotated_name(result, how) if result.faces else ""
     return (
         shown(result.file.shown), result.status, result.reason, result.format, result.width, result.height,
         len(result.faces), result.milliseconds, picture if picture and place.has(picture) else "",
@@ -379,7 +380,7 @@ def _every(step: int, store: Store, place: Place, run: Run) -> Iterator[ReportIm
 
 
 def _report_image(result: Labelled, place: Place, run: Run) -> ReportImage:
-    picture = annotated_name(result)
+    picture = annotated_name(result, run.how.key)
     marked = place.has(picture)
     if marked:
         href = quote(picture)

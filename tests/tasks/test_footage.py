@@ -294,6 +294,16 @@ def test_a_copy_of_a_part_with_sound_that_mp4_does_not_know(tmp_path):
     assert len(pictures_of(out / row["annotated"])) == 50
 
 
+def test_a_copy_of_a_part_is_no_copy_of_the_whole(tmp_path):
+    source = write_video(tmp_path / "a.mp4", lambda time: [Actor(smiling(), 50, 60, 230)][: time < 1], 2.0, size=SIZE)
+    out = tmp_path / "out"
+    for stop, frames in ((1.2, 30), (None, 50)):  # the faces are the same
+        label([source], out, Footage(stop=stop), Outputs(annotated=True))
+        (row,) = rows(out / "images.csv")
+        assert len(pictures_of(out / row["annotated"])) == frames
+    assert len(list((out / "annotated").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "sound", "rate", "kept"),
     [

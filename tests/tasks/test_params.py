@@ -56,6 +56,7 @@ def test_the_committed_file_is_right() -> None:
         ("  seed: 7\n", "", "train.seed is missing"),
         ("max_rejected: 0.01", "max_rejected: 1.5", "parse.max_rejected is 1.5; it should be less than or equal to 1"),
         ("max_rejected: 0.01", "max_rejected: .nan", "parse.max_rejected is nan"),
+        ("every: 0.2", "every: .inf", "video.every is inf"),
         ("max_rejected: 0.01", "max_rejected: 1e-2", "YAML reads a number with an exponent only with its point"),
         ("source: data/raw", "source: [data/raw]", "ingest.source is ['data/raw']; it should be a valid string"),
         (
