@@ -62,6 +62,8 @@ class Job:
         footage: Footage = FOOTAGE,
         only_videos: bool = False,
     ) -> None:
+        if out == "":
+            raise UserError("--out is empty; name a folder")  # as a script's variable that is not set gives it
         url = str(out) if is_url(out) else ""
         self.out = folder_of(url) if url else Path(out)
         files = find_images(sources, self.out, url)

@@ -32,6 +32,7 @@ ENDINGS = (
     *VIDEOS,
 )  # fmt: skip
 LISTS = (".txt", ".lst")
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 STORE = ".ferflow.sqlite"  # the folder that holds this file is an output folder; see tasks/store.py
 MOST_BYTES = 512 * 10**6  # of an image file
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that zipfile inflates no further than it is asked to
@@ -294,6 +295,8 @@ def _listed(source: str) -> Iterator[ImageFile]:
 
 def parse_list(content: bytes) -> Iterator[str]:
     """The paths in a text list: separated by NUL if it holds one, else a line each; blank lines do not count."""
+    if content.startswith(UTF_16):  # as PowerShell and Notepad write
+        content = content.decode("utf-16", "replace").encode(errors="replace")
     content = content.removeprefix(codecs.BOM_UTF8)
     if b"\0" in content:
         yield from (os.fsdecode(match[0]) for match in re.finditer(rb"[^\0]+", content))

@@ -90,6 +90,12 @@ def test_the_confidence_that_needs_review_labels_nothing_again(photos, tmp_path)
     assert (again["images"]["labelled"], again["faces"]["review"]) == (0, 2)
 
 
+def test_an_output_without_a_name_is_refused(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    with pytest.raises(UserError, match="--out is empty"):
+        label_folder([str(photos)], "", champion=CHAMPION)
+
+
 def test_the_output_may_lie_inside_the_source(photos):
     for _ in range(2):
         label_folder([str(photos)], photos / "labels", Label(), CHAMPION, Outputs(annotated=True, crops=True))
