@@ -145,11 +145,11 @@ class Job:
         self, file: ImageFile, path: str, video: Video, workers: int, progress: Callable[[float, float], None]
     ) -> str:
         """Keep what is seen of a video from where it was left, segment by segment; returns why a part of it is missing."""
-        done = self._store.watched(file, self.how.key)
-        watch = Watch(path, video, self.how, workers, self._store.sightings(file), done)
+        reached = self._store.watched(file, self.how.key)
+        watch = Watch(path, video, self.how, workers, self._store.sightings(file), reached)
         for segment in watch:
             self._store.add_segment(file, segment, self.how.key)
-            progress(segment.time, video.seconds)
+            progress(segment.reached.time, video.seconds)
         return watch.problem
 
     def _finish(self, file: ImageFile, video: Video, problem: str, started: float) -> Labelled:

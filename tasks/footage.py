@@ -29,7 +29,7 @@ from tasks.params import Footage
 from tasks.photos import RefusedError
 from tasks.threads import in_order
 from tasks.tracks import LOST, Seen, Tracker, smoothed
-from tasks.videos import Frame, Video, frames, slot
+from tasks.videos import WHOLE, Damage, Frame, Video, frames, slot
 
 SEGMENT = 64  # frames that are kept together; a kill loses no more than these
 AHEAD = 4  # frames a thread, decoded before they are looked at: each takes megabytes
@@ -75,15 +75,23 @@ class Followed(NamedTuple):
 
     number: int
     time: float
+    damage: Damage
     boxes: list[FaceBox]
     tracks: list[int]
     cuts: dict[int, Cut]  # by track
 
 
+class Reached(NamedTuple):
+    """How far a video is watched."""
+
+    time: float  # of the last frame
+    damage: Damage  # of the file, up to there
+
+
 class Segment(NamedTuple):
     """Frames in a row."""
 
-    time: float  # of its last one
+    reached: Reached
     sightings: list[Sighting]
 
 
@@ -117,16 +125,23 @@ class Watch:
         how: to look at it.
         workers: threads.
         known: what was seen before, in order.
-        done: the time up to which it was watched before; None: not at all.
+        reached: up to where it was watched before; None: not at all.
     """
 
     def __init__(
-        self, path: str, video: Video, how: How, workers: int, known: Iterable[Sighting] = (), done: float | None = None
+        self,
+        path: str,
+        video: Video,
+        how: How,
+        workers: int,
+        known: Iterable[Sighting] = (),
+        reached: Reached | None = None,
     ) -> None:
         self.problem = ""  # why the rest of the file is missing
         self._how, self._workers = how, workers
         footage = how.footage
-        self._frames = frames(path, video, footage.every, footage.start, footage.stop, done)
+        done, damage = reached or (None, WHOLE)
+        self._frames = frames(path, video, footage.every, footage.start, footage.stop, done, damage)
         self._tracker = Tracker()
         self._asked: dict[int, float] = {}  # the stretch of time in which the network was asked last about a track
         self._pictured: dict[int, float] = {}  # when there was the last picture of a track
@@ -145,14 +160,14 @@ class Watch:
         while parts := list(islice(watched, SEGMENT)):
             yield Segment(parts[-1][0], [sighting for _, sightings in parts for sighting in sightings])
 
-    def _watched(self) -> Iterator[tuple[float, list[Sighting]]]:
-        """When each frame is, and what is seen in it."""
+    def _watched(self) -> Iterator[tuple[Reached, list[Sighting]]]:
+        """Each frame's place, and what is seen in it."""
         champion = champion_of(self._how.settings)
         answer = partial(_classify, champion=champion, mirror=self._how.settings.mirror)
         found = in_order(partial(_look, settings=self._how.settings), self._readable(), self._workers, AHEAD)
         for batch in in_order(answer, _batches(map(self._follow, found)), self._workers, ahead=1):
             for followed, answers in batch:
-                yield followed.time, list(self._sightings(followed, answers))
+                yield Reached(followed.time, followed.damage), list(self._sightings(followed, answers))
 
     def _readable(self) -> Iterator[Frame]:
         """The frames up to where the file is damaged: what was read before still counts."""
@@ -172,7 +187,7 @@ class Watch:
         }
         self._asked |= dict.fromkeys(asked, stretch)
         cuts = cut_out(frame.view(inf), frame.width, list(asked.values())) if asked else []
-        return Followed(frame.number, time, boxes, tracks, dict(zip(asked, cuts, strict=True)))
+        return Followed(frame.number, time, frame.damage, boxes, tracks, dict(zip(asked, cuts, strict=True)))
 
     def _stretch(self, time: float) -> float:
         """The stretch of time, `smooth` / ASKED long, that a time belongs to."""

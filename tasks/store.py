@@ -14,11 +14,12 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.faces import FaceBox
-from tasks.footage import Band, Segment, Sighting
+from tasks.footage import Band, Reached, Segment, Sighting
 from tasks.label import Face, Labelled
 from tasks.sources import STORE, ImageFile
+from tasks.videos import Damage
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PROBABILITIES = ", ".join(f"{name} REAL" for name in EXPRESSIONS)
 TABLES = ("images", "faces", "watched", "sightings", "bands")  # what is known, by a file's key
 SCHEMA = f"""
@@ -31,8 +32,8 @@ CREATE TABLE images (  -- settings: empty if the next run should try again
 CREATE TABLE faces (
     key BLOB, face INTEGER, x INTEGER, y INTEGER, width INTEGER, height INTEGER, score REAL,
     {PROBABILITIES}, crop BLOB, thumbnail BLOB, PRIMARY KEY (key, face));
-CREATE TABLE watched (  -- videos that are not yet watched to their end: up to which time they are
-    key BLOB PRIMARY KEY, size INTEGER, stamp INTEGER, settings TEXT, time REAL);
+CREATE TABLE watched (  -- videos that are not yet watched to their end: up to where they are, and what was damaged up to there
+    key BLOB PRIMARY KEY, size INTEGER, stamp INTEGER, settings TEXT, time REAL, damages INTEGER, first_damage REAL);
 CREATE TABLE sightings (  -- faces in the frames of videos, smoothed and without pictures once the video is watched to its end
     key BLOB, number INTEGER, time REAL, track INTEGER, x INTEGER, y INTEGER, width INTEGER, height INTEGER, score REAL,
     {PROBABILITIES}, crop BLOB, thumbnail BLOB);
@@ -179,17 +180,17 @@ class Store:
 
     # Videos: what is seen of them is added a segment at a time, and becomes a result at the end.
 
-    def watched(self, file: ImageFile, settings: str) -> float | None:
-        """The time up to which a video is watched under these settings; None, and nothing of it is kept, if it is not."""
+    def watched(self, file: ImageFile, settings: str) -> Reached | None:
+        """Up to where a video is watched under these settings; None, and nothing of it is kept, if it is not."""
         key = os.fsencode(file.key)
         with self._explained(), self.transaction():
             row = self._connection.execute(
-                "SELECT time FROM watched WHERE key = ? AND size = ? AND stamp = ? AND settings = ?",
+                "SELECT time, damages, first_damage FROM watched WHERE key = ? AND size = ? AND stamp = ? AND settings = ?",
                 (key, file.size, file.stamp, settings),
             ).fetchone()
             if row is None:
                 self._connection.execute("DELETE FROM sightings WHERE key = ?", (key,))
-            return row and float(row[0])
+            return Reached(row[0], Damage(*row[1:])) if row else None
 
     def add_segment(self, file: ImageFile, segment: Segment, settings: str) -> None:
         """Keep the next frames of a video."""
@@ -197,7 +198,8 @@ class Store:
         with self._explained(), self.transaction():
             self._add_sightings(key, segment.sightings)
             self._connection.execute(
-                "REPLACE INTO watched VALUES (?, ?, ?, ?, ?)", (key, file.size, file.stamp, settings, segment.time)
+                "REPLACE INTO watched VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (key, file.size, file.stamp, settings, segment.reached.time, *segment.reached.damage),
             )
 
     def sightings(self, file: ImageFile) -> Iterator[Sighting]:

@@ -49,6 +49,16 @@ class Video(NamedTuple):
     seconds: float  # 0 if it does not say
 
 
+class Damage(NamedTuple):
+    """Places of a file that cannot be decoded."""
+
+    places: int = 0
+    first: float = 0.0  # s, about where; the file's own time
+
+
+WHOLE = Damage()
+
+
 class Frame(NamedTuple):
     """A frame, decoded; its colours are converted when it is looked at, at the size that is needed."""
 
@@ -57,6 +67,7 @@ class Frame(NamedTuple):
     width: int  # px, upright, with square pixels
     height: int
     raw: "av.VideoFrame"
+    damage: Damage = WHOLE  # of the file, up to here
 
     def view(self, long_side: float) -> NDArray[np.uint8]:
         """BGR, uint8, shape (H, W, 3), upright, its longer side `long_side` px; its own, if that is smaller or more is wanted."""
@@ -112,7 +123,13 @@ def read_video(path: str, most_pixels: float) -> Video:
 
 
 def frames(
-    path: str, video: Video, every: float, start: float = 0.0, stop: float | None = None, done: float | None = None
+    path: str,
+    video: Video,
+    every: float,
+    start: float = 0.0,
+    stop: float | None = None,
+    done: float | None = None,
+    damage: Damage = WHOLE,
 ) -> Iterator[Frame]:
     """The frames that are shown at, or first after, every multiple of `every` seconds (0: all frames), in order of time.
 
@@ -123,12 +140,13 @@ def frames(
         start: seconds; what comes before is skipped by the file's index, so that it costs no time.
         stop: seconds; where to end.
         done: the time of a frame of an earlier call; those that it would have given next are given.
+        damage: of that frame.
 
     Raises:
         RefusedError: the file is damaged, and its good part came before; or it ends before `start`.
         OSError: it cannot be read on.
     """
-    reading = Reading()
+    reading = Reading(damage)
     step = 1 / (video.rate or USUAL_RATE)
     exact: float | None = None
     ends = False  # where it is asked to, not where the file does
@@ -144,13 +162,16 @@ def frames(
             if stop is not None and time >= stop:
                 ends = True
                 break
-            if time < start or (done is not None and time <= done) or slot(time, every) == given:
+            if done is not None and time <= done:
+                reading.damage = damage  # what was met again counts once
+                continue
+            if time < start or slot(time, every) == given:
                 continue
             given = slot(time, every)
-            yield Frame(round(time * video.rate), time, *upright_size(raw, stream), raw)
-        if reading.faults:
-            first = max(0.0, reading.first_fault - origin)
-            raise RefusedError("unreadable", f"{reading.faults} damaged places, the first after {first:.1f} s")
+            yield Frame(round(time * video.rate), time, *upright_size(raw, stream), raw, reading.damage)
+        if reading.damage.places:
+            first = max(0.0, reading.damage.first - origin)
+            raise RefusedError("unreadable", f"{reading.damage.places} damaged places, the first after {first:.1f} s")
         end = max(0.0, reading.end - origin)
         if not ends and video.seconds - end > CUT_SHORT:
             raise RefusedError("unreadable", f"cut short: it ends after {end:.1f} of {video.seconds:.1f} s")
@@ -230,9 +251,9 @@ def _in_seconds(ticks: int | None, stream: "VideoStream") -> float:
 class Reading:
     """How far a file could be read. Times are the file's own, in s."""
 
-    faults = 0  # places that cannot be decoded
-    first_fault = 0.0  # about where
-    end = 0.0  # of what was read
+    def __init__(self, damage: Damage = WHOLE) -> None:
+        self.damage = damage
+        self.end = 0.0  # of what was read
 
 
 def _decoded_from(
@@ -248,7 +269,7 @@ def _decoded_from(
     if begin <= 0 or container.format.name in UNTIMED:
         yield from _decoded(container, stream, reading)
         return
-    back = 0.0
+    back, before = 0.0, reading.damage
     while True:
         for place in (begin + origin - back, origin):  # AVI takes no place before the first frame
             try:
@@ -261,7 +282,7 @@ def _decoded_from(
         if back > begin + EARLIER or (first is not None and (first.time or 0.0) <= begin + origin):
             break
         back = 2 * back or EARLIER
-    reading.faults = 0  # of frames whose beginning was left out
+    reading.damage = before  # without that of frames whose beginning was left out
     if first is not None:
         yield first
         yield from decoded
@@ -287,7 +308,7 @@ def _decoded(container: "InputContainer", stream: "VideoStream", reading: Readin
         except (StopIteration, av.error.EOFError):
             return
         except av.error.InvalidDataError:
-            reading.first_fault = reading.first_fault if reading.faults else time
-            reading.faults += 1
-            if reading.faults > MOST_FAULTS:
+            places, first = reading.damage
+            reading.damage = Damage(places + 1, first if places else time)
+            if places >= MOST_FAULTS:
                 return

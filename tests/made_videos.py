@@ -90,6 +90,16 @@ def write_video(
     return path
 
 
+def damaged(path: Path, *places: float) -> Path:
+    """Write zeros over some of a file; each place is a share of its length."""
+    content = bytearray(path.read_bytes())
+    for place in places:
+        begin = round(place * len(content))
+        content[begin : begin + 3000] = bytes(3000)
+    path.write_bytes(content)
+    return path
+
+
 def write_sound(path: Path, seconds: float = 2.0) -> Path:
     """Write a file that holds only sound."""
     with av.open(str(path), "w") as container:

@@ -82,7 +82,7 @@ def test_the_bucket_has_what_a_folder_has(photos, tmp_path, monkeypatch):
     parts = {"images/part-00000.parquet", "images/part-00001.parquet", "faces/part-00000.parquet"}
     assert there == here - {".ferflow.sqlite", "images.parquet", "faces.parquet"} | parts | {
         ".ferflow",
-        "journal-2/00000000.sqlite",
+        "journal-3/00000000.sqlite",
     }
     local = {name: (tmp_path / "out" / name).read_bytes() for name in here}
     for name in ("faces.csv", *(name for name in here if name.startswith(("crops/", "annotated/")))):
@@ -116,7 +116,7 @@ def test_parts_that_are_out_of_date_go(photos, monkeypatch, another_machine):
     for number in range(5):
         photos.put("photos/d.jpg", b"no image %d" % number)
         assert run(outputs=Outputs())["complete"]
-        assert 1 <= len(photos.keys("photos/labels/journal-2/")) <= 2
+        assert 1 <= len(photos.keys("photos/labels/journal-3/")) <= 2
     another_machine()
     assert run(outputs=Outputs())["images"]["labelled"] == 0
 
@@ -169,11 +169,11 @@ def test_killed_in_the_middle_another_machine_goes_on(faces, tmp_path, monkeypat
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )  # fmt: skip
-    while len(faces.keys("photos/labels/journal-2/")) < 2:
+    while len(faces.keys("photos/labels/journal-3/")) < 2:
         assert process.poll() is None
         time.sleep(0.02)
     kill(process)
-    parts = len(faces.keys("photos/labels/journal-2/"))
+    parts = len(faces.keys("photos/labels/journal-3/"))
     faces.proxy.calm()
     another_machine()
     with pytest.raises(
@@ -233,10 +233,10 @@ def test_a_bucket_that_was_emptied_starts_anew(photos):
 
 def test_a_damaged_part_is_told(photos, another_machine):
     run()
-    photos.put("photos/labels/journal-2/00000000.sqlite", b"no database" * 100)
+    photos.put("photos/labels/journal-3/00000000.sqlite", b"no database" * 100)
     with pytest.raises(UserError, match=r"00000000.sqlite is damaged .*; remove it: what it held is labelled again"):
         run()
-    photos.delete("photos/labels/journal-2/00000000.sqlite")
+    photos.delete("photos/labels/journal-3/00000000.sqlite")
     assert run()["images"]["labelled"] == 4
 
 

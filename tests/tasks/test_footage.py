@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ASTRONAUT, CHAMPION, ROOT, rows
-from made_videos import Actor, serious, smiling, write_sound, write_video
+from made_videos import Actor, damaged, serious, smiling, write_sound, write_video
 
 from tasks import footage, videos
 from tasks.collect import collect
@@ -207,7 +207,7 @@ def watching(clips, out, *options):
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_in_the_middle_the_same_command_ends_with_the_same_table(clips, tmp_path, kill):
     options = ("--every", "0", "--to", "5.5")
-    source = clips / "visitor.mp4"
+    source = damaged(Path(shutil.copy(clips / "visitor.mp4", tmp_path)), 0.1)
     undisturbed = watching(source, tmp_path / "undisturbed", *options)
     assert undisturbed.wait(300) == 0, undisturbed.stdout.read()
     out = tmp_path / "out"
@@ -221,6 +221,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_table(clips, t
     again = watching(source, out, *options)
     assert again.wait(300) == 0, again.stdout.read()
     assert tables(out) == tables(tmp_path / "undisturbed")
+    assert "damaged places" in rows(out / "images.csv")[0]["reason"]
 
 
 @pytest.fixture

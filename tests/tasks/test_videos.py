@@ -7,7 +7,7 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
-from made_videos import Actor, smiling, write_sound, write_video
+from made_videos import Actor, damaged, smiling, write_sound, write_video
 
 from tasks.photos import RefusedError
 from tasks.videos import frames, read_video
@@ -183,17 +183,28 @@ def read_into(seen, path, **options):
 
 
 def test_damage_in_the_middle_is_told_and_the_rest_read(tmp_path):
-    path = write_video(tmp_path / "clip.mkv", growing, 4.0)
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 3000] = bytes(3000)
-    path.write_bytes(content)
+    path = damaged(write_video(tmp_path / "clip.mkv", growing, 4.0), 0.5)
     seen = []
     with pytest.raises(RefusedError, match=r"damaged|cut short"):
         read_into(seen, path)
     assert len(seen) > 40
     with pytest.raises(RefusedError, match="damaged"):  # also where only a part is asked for
         read_into([], path, stop=3.8)
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.mp4"])
+def test_going_on_behind_damage_the_reason_stays(tmp_path, name):
+    path = damaged(write_video(tmp_path / name, growing, 4.0), 0.3, 0.6)
+    whole = []
+    with pytest.raises(RefusedError) as refusal:
+        read_into(whole, path)
+    assert "damaged places, the first after" in refusal.value.reason
+    for place in range(5, len(whole), 10):
+        frame, rest = whole[place], []
+        with pytest.raises(RefusedError) as again:
+            read_into(rest, path, done=frame.time, damage=frame.damage)
+        assert again.value.reason == refusal.value.reason
+        assert [each[:2] for each in rest] == [each[:2] for each in whole[place + 1 :]]
 
 
 @pytest.mark.parametrize(
