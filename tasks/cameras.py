@@ -28,8 +28,8 @@ READS = 5.0  # ... and to send the next piece
 OPTIONS = {
     "protocol_whitelist": "rtsp,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto",  # no file, whatever a playlist says
     "rtsp_transport": "tcp",  # lost packets would leave grey blocks
-    "fflags": "nobuffer",
 }
+AT_ONCE = {"fflags": "nobuffer"}  # leaves out the frames by which a stream was recognised: they are seconds old
 
 
 class Shot(NamedTuple):
@@ -135,16 +135,23 @@ def _address(url: str) -> Shots:
     if urlsplit(url).scheme not in SCHEMES:
         raise UserError(f"{name}: no address of a camera; they begin with {', '.join(SCHEMES)}")
     av.logging.set_level(None)  # of damaged pieces, which are left out
-    try:
-        container = av.open(url, options=OPTIONS, timeout=(OPENS, READS))
-    except (av.error.FFmpegError, OSError) as error:
-        raise UserError(f"{name}: {_reason(error)}; check the address, and that the camera is on") from error
+
+    def opened(options: dict[str, str]) -> "InputContainer":
+        try:
+            return av.open(url, options=options, timeout=(OPENS, READS))
+        except (av.error.FFmpegError, OSError) as error:
+            raise UserError(f"{name}: {_reason(error)}; check the address, and that the camera is on") from error
+
+    container = opened(OPTIONS | AT_ONCE)
+    is_film = container.duration is not None
+    if is_film:  # seen from its first frame
+        container.close()
+        container = opened(OPTIONS)
     if not container.streams.video:
         container.close()
         raise UserError(f"{name}: it sends no pictures")
 
     def shots() -> Shots:
-        is_film = container.duration is not None
         stream = container.streams.video[0]
         try:
             with container:

@@ -199,8 +199,9 @@ def test_a_large_film_is_shrunk(tmp_path: Path) -> None:
         assert [shot.view(1280).shape for shot in shots] == [(720, 1280, 3)] * 2
 
 
-def test_a_turned_film_from_a_server_is_upright(tmp_path: Path) -> None:
-    write_video(tmp_path / "turned.mkv", two_people, 8, RATE, (160, 90), turned=90)
+@pytest.mark.parametrize("seconds", [0.2, 8])
+def test_a_turned_film_from_a_server_is_upright_and_whole(tmp_path: Path, seconds: float) -> None:
+    write_video(tmp_path / "turned.mkv", two_people, seconds, RATE, (160, 90), turned=90)
 
     class Served(SimpleHTTPRequestHandler):
         def __init__(self, *arguments: Any) -> None:
@@ -209,7 +210,7 @@ def test_a_turned_film_from_a_server_is_upright(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), Served) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with closing(open_camera(f"http://127.0.0.1:{server.server_port}/turned.mkv")) as shots:
-            assert {shot.view(1280).shape for shot in shots} == {(160, 90, 3)}
+            assert [shot.view(1280).shape for shot in shots] == [(160, 90, 3)] * round(seconds * RATE)
         server.shutdown()
 
 
