@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tasks.errors import UserError
-from tasks.files import replacing, sha256
+from tasks.files import alone, replacing, sha256
 from tasks.ingest import KAGGLE, MOST_UNPACKED, NOTHING_FOUND, find_source
 
 COMPETITION = KAGGLE.rpartition("/")[2]
@@ -77,14 +77,18 @@ def _given(path: Path, folder: Path) -> Path:
 
 @contextmanager
 def _workbench(folder: Path) -> Iterator[Path]:
-    """A hidden folder on the data's own disk, where things arrive before one rename puts them in place."""
-    bench = folder / ".fetch.part"
-    shutil.rmtree(bench, ignore_errors=True)  # of a run that was killed
-    bench.mkdir(parents=True)
-    try:
-        yield bench
-    finally:
-        shutil.rmtree(bench, ignore_errors=True)
+    """A hidden folder on the data's own disk, where things arrive before one rename puts them in place; one run at a time."""
+    hidden = folder / ".fetch.part"
+    bench = hidden / "arriving"
+    with alone(hidden / "lock") as ours:
+        if not ours:
+            raise UserError(f"another ferflow fetch is at work in {folder}; wait for its end")
+        shutil.rmtree(bench, ignore_errors=True)  # of a run that was killed
+        bench.mkdir()
+        try:
+            yield bench
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _from_kaggle(bench: Path, dataset: str | None) -> Path:

@@ -16,6 +16,7 @@ import pytest
 
 from flows.fetch import fetch, has_kaggle_credentials
 from tasks.errors import UserError
+from tasks.files import alone
 from tasks.synthetic import write_made_csv
 
 
@@ -228,8 +229,15 @@ def test_a_download_that_fails_is_one_line_and_leaves_nothing(raw, address):
 
 
 def test_what_a_killed_run_left_is_cleared(made, raw):
-    (raw / ".fetch.part").mkdir(parents=True)
-    (raw / ".fetch.part" / "half.csv").write_text("emotion")
+    (raw / ".fetch.part/arriving").mkdir(parents=True)
+    (raw / ".fetch.part/arriving/half.csv").write_text("emotion")
+    fetch(str(made), raw)
+    assert [path.name for path in raw.iterdir()] == ["fer2013.csv"]
+
+
+def test_a_second_run_at_the_same_time_is_refused(made, raw):
+    with alone(raw / ".fetch.part/lock"), pytest.raises(UserError, match="another ferflow fetch is at work"):
+        fetch(str(made), raw)
     fetch(str(made), raw)
     assert [path.name for path in raw.iterdir()] == ["fer2013.csv"]
 
