@@ -128,9 +128,10 @@ def _show_leaderboard(workspace: Path) -> None:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
         raise UserError(f"no {path} yet; `dvc repro` makes it") from error
-    table = Table(box=None, title="Accuracy on val, by which they are chosen, and on test", title_justify="left")
+    title = "Accuracy on val, by which they are chosen, and on test"
+    table = Table(box=None, collapse_padding=True, title=title, title_justify="left")
     for heading, pattern in LEADERBOARD_COLUMNS.values():
-        table.add_column(heading, justify="left" if pattern == "{}" else "right", no_wrap=heading == "candidate")
+        table.add_column(heading, justify="left" if pattern == "{}" else "right", no_wrap=heading != "verdict")
     try:
         for row in rows:
             known = row | read_timings(row["candidate"], workspace)

@@ -121,6 +121,16 @@ def test_leaderboard_shows_candidates_in_their_order(folder):
     assert "dense" in lines[3]
 
 
+def test_the_leaderboard_is_whole_in_a_pipe(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    output = CliRunner().invoke(app, ["leaderboard"]).stdout
+    assert "…" not in output
+    assert max(map(len, output.splitlines())) <= 80
+    with (ROOT / "models/leaderboard.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert f" {int(row['parameters']):,} " in output
+
+
 @pytest.mark.parametrize("damaged", ["leaderboard.csv", "timings/dense.json"])
 def test_a_leaderboard_in_the_middle_of_a_merge_is_one_line(damaged, folder, monkeypatch, capsys):
     (folder / "models" / "timings").mkdir(parents=True)
