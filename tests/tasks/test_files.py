@@ -109,6 +109,13 @@ def test_an_error_without_a_name_gets_the_files(tmp_path: Path) -> None:
     assert error.value.filename == str(tmp_path / "a.mp4")
 
 
+def test_an_error_names_the_file_and_not_what_is_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(IsADirectoryError) as error, replacing(tmp_path / "out") as temporary:
+        temporary.touch()
+    assert error.value.filename == str(tmp_path / "out")
+
+
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])
 def test_a_swap_that_was_killed_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
