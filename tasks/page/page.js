@@ -237,7 +237,9 @@ function listen() {
     button.addEventListener("click", () => (setLanguage(button.dataset.language), apply(), writeHash()));
   addEventListener("hashchange", () => (readHash(), apply()));
   addEventListener("scroll", () => requestAnimationFrame(follow), { passive: true });
-  new ResizeObserver(([{ contentRect }]) => contentRect.width !== width && startGallery()).observe($("gallery"));
+  new ResizeObserver(([{ contentRect }]) => {
+    if (contentRect.width !== width) startGallery(), drawVideos();
+  }).observe($("gallery"));
 }
 
 readHash();

@@ -1,6 +1,6 @@
 // The videos: for every track a coloured band over time, with key frames under it
 
-const LEAST_KEY = 0.05; // of the video's length, from one key frame to the next
+const KEY = 52, MARK = 64; // px: from one key frame, and from one mark of the axis, to the next at least
 const TICKS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200]; // s between marks of the axis
 const MOST_TICKS = 8;
 
@@ -23,28 +23,32 @@ function makeVideo(video, open) {
   const size = make("span", { className: "muted", textContent: ` · ${clock(video.end)} · ${t("Tracks: {0}", number(people.length))}` });
   const details = make("details", { className: "video" }, make("summary", {}, make("bdi", {}, name), size));
   details.addEventListener("toggle", () => {
-    if (details.open && details.childElementCount === 1)
-      details.append(makeAxis(video.end), ...people.map((track) => makeTrack(video, track)));
+    if (!details.open || details.childElementCount > 1) return;
+    const axis = make("div");
+    details.append(make("div", { className: "axis", ariaHidden: "true" }, make("span"), axis));
+    const room = axis.clientWidth;
+    axis.append(...makeMarks(video.end, room));
+    details.append(...people.map((track) => makeTrack(video, track, room)));
   });
   details.open = open;
   return details;
 }
 
-function makeAxis(end) {
-  const step = TICKS.find((each) => end / each <= MOST_TICKS) ?? end / MOST_TICKS;
+function makeMarks(end, room) {
+  const most = Math.max(1, Math.min(MOST_TICKS, room / MARK));
+  const step = TICKS.find((each) => end / each <= most) ?? end / most;
   const marks = Array.from({ length: Math.floor(end / step) + 1 }, (_, index) => index * step);
-  return make("div", { className: "axis", ariaHidden: "true" }, make("span"), make("div", {},
-    ...marks.map((mark) => style(make("span", { textContent: clock(mark) }), { at: mark / end }))));
+  return marks.map((mark) => style(make("span", { textContent: clock(mark) }), { at: mark / end }));
 }
 
-function makeTrack(video, track) {
+function makeTrack(video, track, room) {
   const bands = video.bands.filter((band) => band.track === track);
   const face = video.faces.find((each) => each.number === track);
   const strip = make("div", { className: "bands" }, ...bands.map((band) =>
     style(make("span", { title: words(band) }), {
       colour: colours[band.expression], from: band.start / video.end, to: band.end / video.end, sure: band.confidence / WHOLE,
     })));
-  const keys = make("div", { className: "frames" }, ...keyFrames(video, bands).map((band) => makeKey(video, face, band)));
+  const keys = make("div", { className: "frames" }, ...keyFrames(video, bands, room).map((band) => makeKey(video, face, band)));
   return make("div", { className: "line" }, makeOwner(face, track), make("div", {}, strip, keys));
 }
 
@@ -57,11 +61,11 @@ function makeOwner(face, track) {
 }
 
 /** The longest bands that have a picture and room for it, in the order of time. */
-function keyFrames(video, bands) {
+function keyFrames(video, bands, room) {
   const kept = [];
-  const middle = (band) => (band.start + band.end) / 2 / video.end;
+  const middle = ({ start, end }) => Math.max(KEY / 2, Math.min(room - KEY / 2, (room * (start + end)) / 2 / video.end));
   for (const band of [...bands].sort((a, b) => b.end - b.start - (a.end - a.start)))
-    if (band.picture && kept.every((other) => Math.abs(middle(other) - middle(band)) >= LEAST_KEY)) kept.push(band);
+    if (band.picture && kept.every((other) => Math.abs(middle(other) - middle(band)) >= KEY)) kept.push(band);
   return kept.sort((a, b) => a.start - b.start);
 }
 

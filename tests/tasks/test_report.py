@@ -8,6 +8,7 @@ import shutil
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tasks.expressions import COLOURS, EXPRESSIONS
 from tasks.folder import label_folder
+from tasks.footage import Band
 from tasks.report import PARTS, SCRIPTS, ReportFace, ReportImage, write_report
 
 ASTRONAUT_BOX = (177.0, 66.0, 93.0, 117.0)  # px, as YuNet finds it
@@ -589,6 +591,32 @@ def test_a_videos_timeline(page: Page, tmp_path: Path, monkeypatch: pytest.Monke
     page.one("[data-language=pt]").click()
     assert page.texts(".owner span")[:2] == ["Trilha 1", "Trilha 2"]
     assert page.script("return document.querySelectorAll('.video[open]').length") == 1
+
+
+@pytest.fixture
+def film(page: Page, tmp_path: Path) -> Page:
+    """A page of one video, a minute in which somebody is happy and sad by turns, every two seconds."""
+    picture = thumbnail(ASTRONAUT, ASTRONAUT_BOX)
+    bands = tuple(Band(1, ("happy", "sad")[n % 2], 2.0 * n, 2.0 * n + 2, 0.9, thumbnail=picture) for n in range(30))
+    video = ReportImage("film.mp4", "film.mp4", False, 640, 360, (face("happy", 0.9, picture),), bands)
+    write_report(tmp_path / "report.html", run_of([video]), [video])
+    page.open(tmp_path / "report.html")
+    page.wait_for(".frames button")
+    return page
+
+
+def test_on_a_phone_nothing_of_a_timeline_covers_the_next(film: Page) -> None:
+    film.window(360, 740, phone=True)
+    edges = (
+        "return [...document.querySelectorAll(arguments[0])].map((it) => it.getBoundingClientRect())"
+        ".map(({ left, right }) => [left, right])"
+    )
+    for selector in (".frames button", ".axis div span"):
+        film.wait(lambda selector=selector: len(film.script(edges, selector)) in range(2, 5))
+        places = film.script(edges, selector)
+        assert all(right <= left for (_, right), (left, _) in pairwise(places))
+    film.window(1280, 900)
+    film.wait(lambda: len(film.script(edges, ".frames button")) > 10)
 
 
 def test_text_that_is_not_valid_is_written_all_the_same(tmp_path: Path) -> None:
