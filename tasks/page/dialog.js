@@ -8,9 +8,10 @@ const CHANGED = "The photo has another shape than when it was labelled, so the b
 
 let shown = null; // the face in the dialog
 let place = 0; // the index in view from which previous and next count
+let opener = null; // the key frame that was opened; null: a crop of the gallery
 
-function openFace(index, face = view[index], time = null) {
-  place = index;
+function openFace(index, face = view[index], time = null, key = null) {
+  [place, opener] = [index, key];
   show(face, time);
   if (!$("dialog").open) $("dialog").showModal();
 }

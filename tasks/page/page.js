@@ -222,7 +222,9 @@ function listen() {
   on("next", "click", () => step(1));
   on("close", "click", () => $("dialog").close());
   on("dialog", "click", (event) => event.target === $("dialog") && $("dialog").close()); // beside the sheet
-  on("dialog", "close", () => !$("dialog").open && view.length && go(place)); // told late: it may be open again
+  on("dialog", "close", () => { // told late: it may be open again
+    if (!$("dialog").open) opener ? opener.focus() : view.length && go(place);
+  });
   on("dialog", "keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === "ArrowLeft") step(-1);

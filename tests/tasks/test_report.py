@@ -619,6 +619,16 @@ def test_on_a_phone_nothing_of_a_timeline_covers_the_next(film: Page) -> None:
     film.wait(lambda: len(film.script(edges, ".frames button")) > 10)
 
 
+def test_a_key_frame_that_is_closed_leaves_the_reader_where_it_is(film: Page) -> None:
+    key = film.driver.find_elements("css selector", ".frames button")[3]
+    key.click()
+    film.press(Keys.ESCAPE)
+    film.wait(lambda: film.focused() == key.get_attribute("aria-label"))
+    film.one("#gallery button").click()
+    film.press(Keys.ESCAPE)
+    film.wait(lambda: film.focused().endswith("film.mp4, face 1"))
+
+
 def test_text_that_is_not_valid_is_written_all_the_same(tmp_path: Path) -> None:
     image = ReportImage("a\udcff\u2028.jpg", "", False, 9, 9, (face("happy", 0.9, b""),))
     write_report(tmp_path / "report.html", run_of([image], source=["{{images}}{{style}}"]), [image])
