@@ -7,7 +7,7 @@ const LOST = "The photo could not be shown: it or this page was moved, or this b
 const CHANGED = "The photo has another shape than when it was labelled, so the boxes are left out.";
 
 let shown = null; // the face in the dialog
-let place = 0; // the index in view from which previous and next count
+let place = 0; // the index in view from which previous and next count; -1: before the first
 let opener = null; // the key frame that was opened; null: a crop of the gallery
 
 function openFace(index, face = view[index], time = null, key = null) {
@@ -19,9 +19,9 @@ function openFace(index, face = view[index], time = null, key = null) {
 function show(face, time = null) {
   const { image } = face;
   shown = face;
-  $("position").textContent = t("{0} of {1}", number(place + 1), number(view.length));
-  $("previous").ariaDisabled = String(place === 0);
-  $("next").ariaDisabled = String(place === view.length - 1);
+  $("position").textContent = view[place] === face ? t("{0} of {1}", number(place + 1), number(view.length)) : "";
+  $("previous").ariaDisabled = String(place <= 0);
+  $("next").ariaDisabled = String(place >= view.length - 1);
   $("title").textContent = `${label(face.expression)} ${percent(face.confidence / WHOLE)}`;
   style($("title"), { colour: colours[face.expression] });
   tell("doubt", face.review && t("Needs review: the model is less than {0} sure.", percent(run.min_confidence)));

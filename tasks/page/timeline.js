@@ -73,6 +73,6 @@ function makeKey(video, face, band) {
   const key = make("button", { type: "button", title: words(band) }, crop(band));
   key.ariaLabel = [t("Track {0}", number(band.track)), words(band)].join(", ");
   key.disabled = !face;
-  key.addEventListener("click", () => openFace(Math.max(0, view.indexOf(face)), face, band.start, key));
+  key.addEventListener("click", () => openFace(view.indexOf(face), face, band.start, key));
   return style(key, { colour: colours[band.expression], at: (band.start + band.end) / 2 / video.end });
 }

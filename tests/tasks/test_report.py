@@ -629,6 +629,14 @@ def test_a_key_frame_that_is_closed_leaves_the_reader_where_it_is(film: Page) ->
     film.wait(lambda: film.focused().endswith("film.mp4, face 1"))
 
 
+def test_a_key_frame_of_a_face_that_the_filters_leave_out_is_no_part_of_the_count(film: Page) -> None:
+    film.one("#name").send_keys("another")
+    film.one(".frames button").click()
+    assert film.one("#title").text == "Happy 90%"
+    assert film.one("#position").text == ""
+    assert film.one("#next").get_attribute("aria-disabled") == "true"
+
+
 def test_text_that_is_not_valid_is_written_all_the_same(tmp_path: Path) -> None:
     image = ReportImage("a\udcff\u2028.jpg", "", False, 9, 9, (face("happy", 0.9, b""),))
     write_report(tmp_path / "report.html", run_of([image], source=["{{images}}{{style}}"]), [image])
