@@ -106,12 +106,14 @@ class Counts:
     def __init__(self) -> None:
         self.status: Counter[str] = Counter()
         self.expressions: Counter[str] = Counter(dict.fromkeys(EXPRESSIONS, 0))
+        self.videos = 0
         self.review = 0
         self.confidence = 0.0
 
     def add(self, result: Labelled, min_confidence: float) -> None:
         """Count an image and its faces."""
         self.status[result.status] += 1
+        self.videos += result.file.is_video
         for face in result.faces:
             self.expressions[face.label] += 1
             self.review += face.confidence < min_confidence
@@ -353,6 +355,7 @@ def describe(run: Run, counts: Counts, total: int) -> dict[str, Any]:
         "outputs": run.outputs._asdict(),
         "images": {
             "total": total,
+            "videos": counts.videos,
             "labelled": run.labelled,
             "reused": done - run.labelled,
             "pending": total - done,

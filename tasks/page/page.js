@@ -85,7 +85,7 @@ function summarise() {
     make("div", {}, make("dt", { textContent: name }), make("dd", {}, make("strong", { textContent: value }),
       ...notes.filter(Boolean).map((textContent) => make("span", { textContent }))));
   $("totals").replaceChildren(
-    entry(t(videos.length ? "Files" : "Images"), many(images.total)), entry(t("Faces"), many(found.total)),
+    entry(t(images.videos ? "Files" : "Images"), many(images.total)), entry(t("Faces"), many(found.total)),
     entry(t("Need review"), many(found.review)), entry(t("Could not be read"), many(sum(unread))));
 
   const { test_accuracy: accuracy } = champion;
@@ -100,7 +100,7 @@ function summarise() {
       drift.drifted && t("beyond the limits"), psi !== null && t("against {0}", t(drift.against))),
     entry(t("Speed"),
       !images.labelled ? t("nothing new to label")
-        : videos.length ? t("{0} s", number(run.seconds)) : t("{0} images a second", number(run.images_per_second)),
+        : images.videos ? t("{0} s", number(run.seconds)) : t("{0} images a second", number(run.images_per_second)),
       images.labelled > 0 && t("{0} labelled in {1} s", many(images.labelled), number(run.seconds)),
       images.reused > 0 && t("{0} kept from before", many(images.reused))),
     found.total === 0 ? ""
@@ -116,12 +116,12 @@ function summarise() {
   $("version").textContent = `ferflow ${run.ferflow}`;
   document.title = `${t("Facial expressions")} · ${source}`;
   tell("pending", !run.complete
-    && t("Images still to be labelled: {0}. The same command continues where it stopped.", many(images.pending)));
+    && t("Still to be labelled: {0}. The same command continues where it stopped.", many(images.pending)));
   tell("fewer", faces.length < found.total
     && t("This page holds {0} of {1} faces; the tables beside it hold all.", many(faces.length), many(found.total)));
   tell("nothing", faces.length === 0 && t(
-    images.total === 0 ? "There were no images to label."
-      : run.complete ? "No faces were found in these images. Small, turned or covered faces may be missed."
+    images.total === 0 ? "There was nothing to label."
+      : run.complete ? "No faces were found. Small, turned or covered faces may be missed."
         : "The faces will be shown here as soon as there are some."));
   $("explore").hidden = faces.length === 0;
 }

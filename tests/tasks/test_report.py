@@ -390,7 +390,7 @@ def test_the_language_switches_and_stays(page: Page, report: Path) -> None:
     assert "67,7%" in page.one("#facts").text
     page.wait(lambda: "lang=pt" in page.driver.current_url)
     page.driver.refresh()
-    assert page.texts("#totals dt") == ["Imagens", "Rostos", "A revisar", "Não puderam ser lidas"]
+    assert page.texts("#totals dt") == ["Imagens", "Rostos", "A revisar", "Não foi possível ler"]
     page.one("[data-language=en]").click()
     assert page.script("return [...document.querySelectorAll('[data-t]')].map(it => it.textContent)") == english
     agent = {"userAgent": page.script("return navigator.userAgent")}
@@ -479,7 +479,7 @@ def test_no_face_at_all_is_no_error(page: Page, tmp_path: Path) -> None:
     nothing = {"total": 0, "labelled": 0, "reused": 0, "pending": 0, "status": {}}
     for changes, words in (
         ({}, "No faces were found"),
-        ({"images": nothing, "images_per_second": None}, "no images to label"),
+        ({"images": nothing, "images_per_second": None}, "nothing to label"),
     ):
         write_report(tmp_path / "report.html", run_of([], **changes), [])
         page.open(tmp_path / "report.html")
@@ -490,6 +490,16 @@ def test_no_face_at_all_is_no_error(page: Page, tmp_path: Path) -> None:
         assert page.driver.get_log("browser") == []
 
 
+def test_a_video_in_which_nobody_is_is_no_image(page: Page, tmp_path: Path) -> None:
+    write_video(tmp_path / "empty.mp4", lambda _: [], 1.0)
+    label_folder([str(tmp_path / "empty.mp4")], tmp_path / "labels", champion=CHAMPION)
+    page.open(tmp_path / "labels" / "report.html")
+    for language in ("en", "pt"):
+        page.one(f"[data-language={language}]").click()
+        assert page.texts("#totals dt")[0] == {"en": "Files", "pt": "Arquivos"}[language]
+        assert "imag" not in page.one("main").text.lower()
+
+
 def test_an_unfinished_run_and_faces_left_out_are_told(page: Page, tmp_path: Path) -> None:
     images = gallery_of(tmp_path / "photos")
     run = run_of(images, complete=False)
@@ -497,9 +507,7 @@ def test_an_unfinished_run_and_faces_left_out_are_told(page: Page, tmp_path: Pat
     run["faces"]["total"] = 99_000
     write_report(tmp_path / "report.html", run, images)
     page.open(tmp_path / "report.html")
-    assert (
-        page.one("#pending").text == "Images still to be labelled: 1,812. The same command continues where it stopped."
-    )
+    assert page.one("#pending").text == "Still to be labelled: 1,812. The same command continues where it stopped."
     assert "48 of 99,000 faces" in page.one("#fewer").text
 
 
