@@ -97,7 +97,7 @@ function summarise() {
     entry(t("Champion"), champion.version, t("trained on {0}", champion.trained_on),
       accuracy != null && t("{0}% of test faces right", number(Math.round(accuracy * 1000) / 10))),
     entry(t("Drift (PSI)"), psi === null ? "–" : `${number(psi)} · ${t(reading)}`,
-      drift.drifted && t("beyond the limits"), psi !== null && t("against {0}", t(drift.against))),
+      drift.drifted && t("beyond the limits"), t(psi === null ? "too few faces to tell" : "against {0}", t(drift.against))),
     entry(t("Speed"),
       !images.labelled ? t("nothing new to label")
         : images.videos ? t("{0} s", number(run.seconds)) : t("{0} images a second", number(run.images_per_second)),

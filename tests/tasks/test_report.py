@@ -227,6 +227,12 @@ def test_drift_is_read(page: Page, tmp_path: Path, psi: float, reading: str) -> 
     assert reading in page.one("#facts").text
 
 
+def test_a_drift_that_too_few_faces_tell_has_its_reason(page: Page, tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", run_of([]), [])
+    page.open(tmp_path / "report.html")
+    assert "too few faces to tell" in page.one("#facts").text
+
+
 def test_drift_beyond_the_limits_is_told_with_the_champions_confidence(page: Page, tmp_path: Path) -> None:
     image = ReportImage("a.png", "", False, 512, 512, (face("happy", 0.9, thumbnail(ASTRONAUT, ASTRONAUT_BOX)),))
     drift = {
