@@ -49,20 +49,24 @@ function connect() {
   connection.addEventListener("close", ({ code }) => {
     if (ended) return;
     if (code === RESTARTS) return end("ferflow was stopped. `ferflow live` starts it again.");
-    notice = ["The connection is lost; trying again …"];
-    tell();
+    stand("The connection is lost; trying again …");
     setTimeout(connect, AGAIN);
   });
   socket = connection;
 }
 
-function end(...words) {
-  ended = true;
+/** Say why the picture stands still, and let it be seen. */
+function stand(...words) {
   notice = words;
   tell();
-  document.body.classList.add("ended");
-  $("stop").disabled = true;
+  document.body.classList.add("still");
   for (const id of ["rate", "delay", "looked"]) $(id).textContent = "–";
+}
+
+function end(...words) {
+  ended = true;
+  stand(...words);
+  $("stop").disabled = true;
 }
 
 async function receive(data, connection) {
@@ -88,7 +92,10 @@ function show(news, picture) {
     return { track, x, y, width, height, probabilities, confidence, expression: probabilities.indexOf(confidence) };
   });
   frame = news;
-  if (notice.length && !ended) tell((notice = []));
+  if (notice.length && !ended) {
+    tell((notice = []));
+    document.body.classList.remove("still");
+  }
   drawPicture(picture);
   remember();
   showFace();

@@ -402,6 +402,14 @@ def test_a_snapshot_is_the_picture_with_its_boxes(page: Page, tmp_path: Path) ->
     assert sum(count for count, colour in colours if colour == happy) > 100
 
 
+def test_a_connection_that_is_lost_is_seen(window: webdriver.Chrome, own: Program) -> None:
+    page = Page(window, own.address)
+    own.process.kill()
+    wait(lambda: page.text("#notice") == "The connection is lost; trying again …")
+    assert not any(re.search(r"\d", figure) for figure in page.meters()[:3])
+    assert float(window.find_element("id", "picture").value_of_css_property("opacity")) < 1
+
+
 def test_two_windows_see_it_and_stop_in_one_ends_all(window: webdriver.Chrome, own: Program) -> None:
     pages = [Page(window, own.address) for _ in range(2)]
 
