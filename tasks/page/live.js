@@ -116,7 +116,7 @@ function drawPicture(picture) {
   pen.drawImage(picture, 0, 0);
   const mine = current();
   for (const face of [...frame.faces].sort((a, b) => (a === mine) - (b === mine))) drawBox(face, face === mine);
-  canvas.ariaLabel = t("The picture, with {0} faces", frame.faces.length);
+  canvas.ariaLabel = t("The picture; faces: {0}", frame.faces.length);
 }
 
 function drawBox({ x, y, width, height, expression, confidence }, isCurrent) {

@@ -387,6 +387,8 @@ def test_portuguese_and_a_phone(page: Page) -> None:
     size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     assert page.driver.execute_script("return document.documentElement.scrollWidth") == 360
+    heights = "return [...document.querySelectorAll('button')].map((it) => it.getBoundingClientRect().height)"
+    assert min(filter(None, page.driver.execute_script(heights))) >= 44
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
