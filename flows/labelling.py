@@ -29,11 +29,11 @@ def label(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Folders, images, zips, lists of paths (.txt), 'patterns/**/*.jpg', s3://bucket/prefix.",
         ),
     ],
-    out: Annotated[str, typer.Option(help="Folder for tables, report and pictures; or s3://bucket/prefix.")],
+    out: Annotated[str, typer.Option(help="Folder for tables, report and pictures; or a URL, s3://bucket.")],
     detector: Annotated[
         Literal["yunet", "haar"] | None, typer.Option(help="yunet finds more and errs less; haar is the classic.")
     ] = None,
@@ -78,8 +78,8 @@ def label(
 
 
 def video(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Videos, folders of them, 'patterns/*.mp4'.")],
-    out: Annotated[str, typer.Option(help="Folder for tables, report and annotated copies; or s3://bucket/prefix.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Videos, folders of them, 'patterns/*.mp4'.")],
+    out: Annotated[str, typer.Option(help="Folder for tables, report and annotated copies; or a URL, s3://bucket.")],
     every: Annotated[
         float | None, typer.Option(min=0, help="Seconds between the frames that are looked at; 0: every frame.")
     ] = None,

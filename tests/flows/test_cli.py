@@ -101,6 +101,13 @@ def test_a_bar_shows_a_video_s_name_and_lets_no_terminal_act_on_it():
     assert text.getvalue().strip() == r"a \x1b]0;title\x07 [red].mp4"
 
 
+@pytest.mark.parametrize("command", ["label", "video", "live", "collect", "fetch", "retrain", "made"])
+def test_help_is_whole_in_80_columns(command):
+    text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"}).stdout
+    assert "…" not in text
+    assert "......" not in text and "...}..." not in text
+
+
 def test_made_writes_the_csv(folder):
     result = CliRunner().invoke(app, ["made", "--rows", "200", "--seed", "3"])
     assert result.exit_code == 0
