@@ -633,6 +633,21 @@ def test_on_a_phone_nothing_of_a_timeline_covers_the_next(film: Page) -> None:
     film.wait(lambda: len(film.script(edges, ".frames button")) > 10)
 
 
+def test_high_contrast_keeps_the_colours_that_tell_something(film: Page) -> None:
+    forced = {"features": [{"name": "forced-colors", "value": "active"}]}
+    film.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", forced)
+    colour = "return getComputedStyle(document.querySelector(arguments[0]), arguments[1]).backgroundColor"
+    happy = f"rgb({', '.join(map(str, bytes.fromhex(COLOURS['happy'][1:])))})"
+    try:
+        assert film.script(colour, ".bands span", None) == happy
+        assert film.script(colour, "#chart .row:nth-child(4) .track", "::after") == happy
+        film.one("#chart .row:nth-child(4)").click()
+        film.one("#name").click()
+        assert film.one("#chart .row:nth-child(4)").value_of_css_property("outline-style") == "solid"
+    finally:
+        film.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 def test_a_key_frame_that_is_closed_leaves_the_reader_where_it_is(film: Page) -> None:
     key = film.driver.find_elements("css selector", ".frames button")[3]
     key.click()
