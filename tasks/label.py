@@ -26,7 +26,7 @@ from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.faces import Detector, FaceBox, make_detector
 from tasks.files import sha256
 from tasks.images import crop_square, encode, normalise, scale_square
-from tasks.params import Label
+from tasks.params import PARAMS, Label
 from tasks.paths import CHAMPION
 from tasks.photos import RefusedError, decode, read_header
 from tasks.sources import ImageFile
@@ -110,6 +110,8 @@ def make_settings(options: Label | None = None, champion: Path = CHAMPION) -> Se
     Raises:
         UserError: no champion, a damaged one, or no detector.
     """
+    if not champion.exists() and not PARAMS.exists():
+        raise UserError(f"no champion in {champion}; run ferflow in the folder of the pipeline, or name --champion")
     options = options or Label()
     make_detector(options.detector)
     return Settings(

@@ -53,6 +53,10 @@ def test_help_imports_nothing_heavy():
     [
         (["label", "nothing.jpg", "--out", "labels"], "ferflow: no file or folder nothing.jpg"),
         (["leaderboard"], "ferflow: no models/leaderboard.csv yet; `dvc repro` makes it"),
+        (
+            ["label", str(ASTRONAUT), "--out", "out"],
+            "ferflow: no champion in models/champion; run ferflow in the folder",
+        ),
         (["fetch", "fer2013.csv"], "ferflow: no params.yaml here"),
         (["made", "--rows", "5"], "ferflow: a made set has 200 rows at least, not 5"),
         (["demo"], "ferflow: no params.yaml or dvc.yaml"),
