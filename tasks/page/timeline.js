@@ -20,7 +20,8 @@ function drawVideos() {
 function makeVideo(video, open) {
   const people = [...new Set(video.bands.map((band) => band.track))];
   const name = make("span", { textContent: video.name });
-  const size = make("span", { className: "muted", textContent: ` · ${clock(video.end)} · ${t("Tracks: {0}", number(people.length))}` });
+  const seen = [t("faces until {0}", clock(video.end)), t("Tracks: {0}", number(people.length))];
+  const size = make("span", { className: "muted", textContent: ` · ${seen.join(" · ")}` });
   const details = make("details", { className: "video" }, make("summary", {}, make("bdi", {}, name), size));
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;

@@ -581,7 +581,10 @@ def test_a_videos_timeline(page: Page, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(folder)
     label_folder(["a film.mp4", "old.avi"], out, champion=CHAMPION)
     page.open(out / "report.html")
-    assert page.texts(".video summary") == ["a film.mp4 · 00:04 · Tracks: 2", "old.avi · 00:01 · Tracks: 1"]
+    assert page.texts(".video summary") == [
+        "a film.mp4 · faces until 00:04 · Tracks: 2",
+        "old.avi · faces until 00:01 · Tracks: 1",
+    ]
     assert page.texts(".owner span") == ["Track 1", "Track 2"]
     left, _, width, _ = page.rectangle(".line:nth-of-type(2) .bands")
     begins, _, lasts, _ = page.rectangle(".line:nth-of-type(3) .bands span")
