@@ -438,6 +438,15 @@ def test_a_hostile_file_name_is_only_text(page: Page) -> None:
     assert page.script("return window.ran") is None
 
 
+def test_a_file_name_that_turns_the_text_around_turns_itself_only(page: Page, tmp_path: Path) -> None:
+    image = ReportImage("a\u202eb.png", "", False, 9, 9, (face("happy", 0.9, b""),))
+    write_report(tmp_path / "report.html", run_of([image]), [image])
+    page.open(tmp_path / "report.html")
+    page.one("#gallery button").click()
+    left, _, width, _ = page.rectangle("#file")
+    assert page.rectangle("#number")[0] >= left + width
+
+
 def test_a_phone_scrolls_one_way_and_has_room_for_thumbs(page: Page, report: Path) -> None:
     page.window(360, 740, phone=True)
     for language in ("en", "pt"):
