@@ -64,7 +64,7 @@ def _show_problems(console: Console, path: Path) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         problems = (row for row in csv.DictReader(file) if row["reason"])
         for row in islice(problems, PROBLEMS_SHOWN):
-            console.print(plain(f"{row['status']}: {row['path']}: {row['reason']}"))
+            console.print(plain(f"{row['status']}: {row['path']}: {row['reason']}"), soft_wrap=True)
         rest = sum(1 for _ in problems)
     if rest:
         print(f"... and {rest:,} images more without a result; see {path}")

@@ -98,6 +98,13 @@ def test_names_that_the_terminal_cannot_show_are_no_obstacle(folder):
         assert b"Look at out\\udce9/report.html" in ended.stdout
 
 
+def test_what_cannot_be_read_is_one_line_however_long_its_name(folder):
+    name = "word " * 40 + ".png"
+    (folder / name).touch()
+    result = CliRunner().invoke(app, ["label", name, "--out", "out", "--champion", str(CHAMPION)])
+    assert f"unreadable: {name}: an empty file\n" in result.stdout
+
+
 def test_a_bar_shows_a_video_s_name_and_lets_no_terminal_act_on_it():
     text = io.StringIO()
     with Progress(TextColumn("{task.fields[counts]}"), console=Console(file=text, width=99)) as progress:
