@@ -80,10 +80,10 @@ def fetch(
 
     folder = Path(load().ingest.source)
     place = fetch(source, folder, force, dataset)
-    console.print(f"{place} is in place. Next: dvc repro", highlight=False)
+    print(f"{place} is in place. Next: dvc repro")
     first = find_source(folder).path
     if first != place:
-        console.print(f"Note: {first} is read in its stead while both are there; move one away.", highlight=False)
+        print(f"Note: {first} is read in its stead while both are there; move one away.")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from flows import labelling
 from flows.cli import app, main
 from tasks.sources import ImageFile
+from tasks.synthetic import write_made_csv
 
 
 @pytest.fixture
@@ -103,6 +104,13 @@ def test_what_cannot_be_read_is_one_line_however_long_its_name(folder):
     (folder / name).touch()
     result = CliRunner().invoke(app, ["label", name, "--out", "out", "--champion", str(CHAMPION)])
     assert f"unreadable: {name}: an empty file\n" in result.stdout
+
+
+def test_fetch_names_the_file_as_it_is(folder):
+    shutil.copy(ROOT / "params.yaml", folder)
+    write_made_csv(folder / "faces [red].csv", 200, 1)
+    result = CliRunner().invoke(app, ["fetch", "faces [red].csv"])
+    assert result.stdout == "data/raw/faces [red].csv is in place. Next: dvc repro\n"
 
 
 def test_a_bar_shows_a_video_s_name_and_lets_no_terminal_act_on_it():
