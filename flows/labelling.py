@@ -226,6 +226,8 @@ def collect(
     Examples: `ferflow collect labels`, `ferflow collect labels --table corrected.csv --out data/raw/extra/party.csv`
     """
     from tasks.collect import collect
+    from tasks.extra import EXTRA
 
     path, counts = collect(labels, out, table)
-    print(f"{path}: {sum(counts.values()):,} faces to train on ({counted(counts)}). Next: dvc repro")
+    first = "" if path.parent.name == EXTRA else f"put it into data/raw/{EXTRA}, then "
+    print(f"{path}: {sum(counts.values()):,} faces to train on ({counted(counts)}). Next: {first}dvc repro")

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from conftest import ASTRONAUT, CHAMPION, HOPPER, ROOT
 from PIL import Image, ImageOps
+from typer.testing import CliRunner
 
+from flows.cli import app
 from tasks import ingest
 from tasks.collect import collect
 from tasks.errors import UserError
@@ -351,6 +353,12 @@ def test_outside_a_pipeline_the_file_must_be_named(labels):
     correct(labels / "faces.csv", "corrected", ["sad", "", ""])
     assert "no params.yaml here" in refusal(labels)
     assert collect(labels, Path("own.csv"))[0] == Path("own.csv")
+
+
+def test_what_comes_next_depends_on_where_the_file_is(labels):
+    correct(labels / "faces.csv", "corrected", ["sad", "", ""])
+    for arguments, words in (([], "dvc repro"), (["--out", "own.csv"], "put it into data/raw/extra, then dvc repro")):
+        assert f" Next: {words}\n" in CliRunner().invoke(app, ["collect", str(labels), *arguments]).stdout
 
 
 def test_the_store_tells_what_it_knows_whatever_the_settings(labels):
