@@ -87,7 +87,7 @@ def split(url: str) -> tuple[str, str, str]:
     """Scheme, bucket and key of a URL; the key is "" of a whole bucket."""
     scheme, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")
-    return scheme.lower(), bucket, key
+    return scheme, bucket, key
 
 
 def inside(url: str, name: str = "") -> str:

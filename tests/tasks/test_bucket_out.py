@@ -280,6 +280,12 @@ def test_a_bucket_that_may_not_be_written_is_told_before_any_work(photos):
     assert not [key for key in photos.proxy.read() if key.endswith((".png", ".jpg"))]
 
 
+def test_an_output_whose_scheme_is_in_capitals_is_refused_before_any_work(photos):
+    with pytest.raises(UserError, match="Protocol not known: S3; check its beginning, such as s3://BUCKET/PREFIX"):
+        run(OUT.replace("s3", "S3"))
+    assert not photos.keys("photos/labels/")
+
+
 def test_links_lead_to_the_photos_of_the_same_bucket():
     to = lambda out, url: BucketOut.href(type("", (), {"url": out}), ImageFile(url, url, "", 1, 1))  # noqa: E731
     assert to("s3://b/labels", "s3://b/photos/a b%.jpg") == "../photos/a%20b%25.jpg"

@@ -153,6 +153,7 @@ def test_other_stores_of_fsspec_work_too(store, bucket, tmp_path, monkeypatch):
         (PHOTOS, {"AWS_ACCESS_KEY_ID": None, "HOME": "/nowhere"}, "locate credentials.; check the bucket's policy, and the cred"),
         (PHOTOS, {"AWS_PROFILE": "nobody"}, "could not be found"),
         ("nosuch://x/y", {}, "Protocol not known: nosuch; check its beginning"),
+        (PHOTOS.replace("s3", "S3"), {}, "Protocol not known: S3; check its beginning, such as s3://BUCKET/PREFIX"),
         ("gs://x/y", {}, "gcsfs.*; install it beside ferflow"),
     ],
 )  # fmt: skip
