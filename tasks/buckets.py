@@ -240,6 +240,7 @@ class S3Bucket(Bucket):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._fs.retries = 1  # s3fs's own would come on top of botocore's
+        self._fs.split_path = lambda url: (*split(url)[1:], None)  # s3fs's own cuts "?versionId=" off a key
 
     def find(self, url: str) -> Iterator[Object]:
         """The objects below a prefix, lazily: a page of 1,000 is asked for when the one before is used up."""

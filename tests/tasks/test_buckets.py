@@ -15,7 +15,7 @@ from made_videos import Actor, smiling, write_video
 from s3_network import BUCKET
 
 from tasks import buckets
-from tasks.buckets import Object, inside, is_url, split
+from tasks.buckets import Object, bucket_of, inside, is_url, split
 from tasks.errors import UserError
 from tasks.folder import label_folder
 from tasks.sources import find_images
@@ -98,12 +98,16 @@ def test_a_prefix_a_bucket_an_object_and_a_list_are_sources(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a b+c%20&é.jpg", "q?versionId=1#x.jpg", "a//b/../c.jpg", "*[1].jpg", "日本.jpg"])
-def test_whatever_a_key_is(name, bucket):
+def test_whatever_a_key_is(name, bucket, tmp_path):
     bucket.put(f"photos/{name}", name.encode())
     (file,) = find_images([PHOTOS], NOWHERE)
     assert file.path == f"{PHOTOS}/{name}"
     assert file.read() == name.encode()
     assert list(find_images([file.path], NOWHERE)) == [file]
+    with file.at_hand(tmp_path) as path:
+        assert Path(path).read_bytes() == name.encode()
+        bucket_of(file.path).send(Path(path), f"{file.path}2")
+    assert bucket.keys() == [f"photos/{name}", f"photos/{name}2"]
 
 
 def test_listings_come_page_by_page_and_outputs_are_left_out(bucket):
