@@ -18,6 +18,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tasks import bucket_out, buckets, journal, lease
 from tasks.bucket_out import BucketOut, folder_of
+from tasks.collect import collect
 from tasks.errors import UserError
 from tasks.folder import label_folder
 from tasks.results import Outputs
@@ -257,6 +258,31 @@ def test_corrections_in_the_bucket_are_not_overwritten(photos, another_machine):
     photos.put(crop.replace("/happy/", "/sad/"), photos.get(crop))
     with pytest.raises(UserError, match=r"labels/crops holds 1 picture moved to another folder .*move them back"):
         run()
+
+
+def test_corrections_are_collected_on_any_machine(photos, another_machine, tmp_path):
+    """Also where the run before was another machine's, and where one of the photos is gone since."""
+    photos.delete("photos/a.png")
+    run(outputs=Outputs())
+    here = os.environ["XDG_CACHE_HOME"]
+    another_machine()
+    photos.put("photos/a.png", ASTRONAUT.read_bytes())
+    run(outputs=Outputs())
+    table = photos.get("photos/labels/faces.csv").decode().splitlines()
+    corrected = [table[0] + ",corrected", *(f"{line},sad" for line in table[1:])]
+    photos.put("photos/labels/faces.csv", "\n".join(corrected).encode())
+    photos.delete("photos/b/grace & 100%.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", here)
+        with pytest.raises(UserError, match="holds corrections"):
+            run()
+        assert collect(folder_of(OUT), tmp_path / "here.csv")[1]["sad"] == 2
+    photos.put("photos/b/grace & 100%.jpg", HOPPER.read_bytes())
+    another_machine()
+    with pytest.raises(UserError, match="holds corrections"):
+        run()
+    assert collect(folder_of(OUT), tmp_path / "there.csv")[1]["sad"] == 2
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
 
 
 @pytest.mark.parametrize("fault", ["503", "reset"])
