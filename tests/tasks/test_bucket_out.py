@@ -225,6 +225,13 @@ def test_a_run_that_lost_its_hold_ends(faces, another_machine, monkeypatch):
     assert faces.get("photos/labels/.ferflow.lock") == b"{}"
 
 
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"1", b"no json", b"\xff"])
+def test_what_is_no_lock_is_told(content, photos):
+    photos.put("photos/labels/.ferflow.lock", content)
+    with pytest.raises(UserError, match=f"{OUT}/.ferflow.lock is no lock of ferflow; remove it, or name another --out"):
+        run()
+
+
 def test_a_bucket_that_was_emptied_starts_anew(photos):
     run()
     for key in photos.keys("photos/labels/"):
