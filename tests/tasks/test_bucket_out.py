@@ -232,6 +232,17 @@ def test_what_is_no_lock_is_told(content, photos):
         run()
 
 
+def test_what_lies_beside_the_parts_is_no_part(photos, another_machine):
+    """Such as the markers of folders that consoles and mounted buckets leave."""
+    others = [f"photos/labels/journal-3/{name}" for name in ("", "old/00000000.sqlite", "notes.sqlite")]
+    for key in others:
+        photos.put(key, b"")
+    run()
+    another_machine()
+    assert run(outputs=Outputs())["images"]["labelled"] == 0
+    assert set(photos.keys("photos/labels/journal-3/")) == {*others, "photos/labels/journal-3/00000000.sqlite"}
+
+
 def test_a_bucket_that_was_emptied_starts_anew(photos):
     run()
     for key in photos.keys("photos/labels/"):
