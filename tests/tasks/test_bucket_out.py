@@ -324,6 +324,11 @@ def test_a_bucket_that_may_not_be_written_is_told_before_any_work(photos):
     assert not [key for key in photos.proxy.read() if key.endswith((".png", ".jpg"))]
 
 
+def test_a_url_that_is_not_utf_8_is_one_line(photos):
+    with pytest.raises(UserError, match="surrogates not allowed"):
+        run(os.fsdecode(b"s3://pictures/\xff"))
+
+
 def test_an_output_whose_scheme_is_in_capitals_is_refused_before_any_work(photos):
     with pytest.raises(UserError, match="Protocol not known: S3; check its beginning, such as s3://BUCKET/PREFIX"):
         run(OUT.replace("s3", "S3"))
