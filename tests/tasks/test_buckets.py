@@ -169,6 +169,20 @@ def test_a_mistake_is_one_line(source, change, message, bucket, monkeypatch):
     assert "\n" not in str(mistake.value)
 
 
+@pytest.mark.parametrize(
+    "url", [f"s3://key:secret@{BUCKET}/photos", "ftp://me:secret@host/a.jpg", "http://me:secret@h"]
+)
+def test_a_password_in_a_url_is_refused_and_repeated_nowhere(url, bucket, tmp_path):
+    for source, out in ((url, tmp_path / "out"), (PHOTOS, url)):
+        bucket.put("photos/a.jpg", b"x")
+        with pytest.raises(
+            UserError, match="a URL with a password, which all tables would show; for S3 set AWS"
+        ) as refusal:
+            run(out, source)
+        assert "secret" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_permission_and_no_server_are_told(faces, monkeypatch, tmp_path):
     faces.proxy.fault = lambda method, path: "403"
     with pytest.raises(UserError, match=r"no permission \(Access Denied\); check the bucket's policy"):
