@@ -43,7 +43,7 @@ def crew(cluster: str | None) -> Iterator["Crew"]:
     Raises:
         UserError: the cluster cannot be reached; later: it went away, or lost all of its workers.
     """
-    if cluster is None:
+    if not cluster:
         with ThreadPoolTaskRunner[Any](max_workers=cores()) as threads:
             yield Crew(threads)
     else:

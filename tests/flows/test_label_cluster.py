@@ -198,6 +198,11 @@ def test_a_mistake_is_one_line(prefect, photos, tmp_path, monkeypatch):
     assert failure(photos, tmp_path / "out", "gpus").startswith("no Dask scheduler answers at gpus")
 
 
+def test_an_empty_name_is_that_of_no_cluster():
+    with crew_module.crew("") as workers:
+        assert type(workers) is crew_module.Crew
+
+
 def test_another_engine_is_refused(monkeypatch):
     shard = Shard([], make_settings(champion=CHAMPION))
     shard.check_engine()
