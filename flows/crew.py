@@ -170,6 +170,8 @@ def _connected(cluster: str) -> Iterator["DaskTaskRunner"]:
     with dask.config.set(KEEP_MEMORY), given as runner:
         try:
             runner.client  # noqa: B018 - connects
+        except TypeError as error:  # an address of TLS, and nothing to use it with
+            raise UserError(f"{cluster}: {error}; set Dask's distributed.comm.tls") from error
         except (OSError, ValueError) as error:
             raise UserError(
                 f"no Dask scheduler answers at {cluster}; give its address, such as tcp://HOST:8786, or local:2"
