@@ -54,7 +54,7 @@ class Journal:
         theirs = {part.url: part.tag for part in found if PART.fullmatch(part.url.removeprefix(inside(self._url)))}
         mine = dict(self._connection.execute("SELECT url, tag FROM shipped"))
         if not mine.items() <= theirs.items():
-            for table in (*TABLES, "shipped", "unshipped"):
+            for table in (*TABLES, "watched", "shipped", "unshipped"):
                 self._connection.execute(f"DELETE FROM {table}")
             mine = {}
         for url in sorted(theirs.keys() - mine.keys()):
@@ -67,7 +67,8 @@ class Journal:
                 for table in TABLES:
                     self._connection.execute(f"DELETE FROM {table} WHERE key IN (SELECT key FROM part.images)")
                     self._connection.execute(f"INSERT INTO {table} SELECT * FROM part.{table}")
-                self._connection.execute("DELETE FROM unshipped WHERE key IN (SELECT key FROM part.images)")
+                for table in ("watched", "unshipped"):
+                    self._connection.execute(f"DELETE FROM {table} WHERE key IN (SELECT key FROM part.images)")
                 self._connection.execute("INSERT INTO shipped VALUES (?, ?)", (url, tag))
         except sqlite3.DatabaseError as error:
             raise UserError(f"{url} is damaged ({error}); remove it: what it held is labelled again") from error

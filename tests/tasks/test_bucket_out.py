@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -20,7 +21,8 @@ from tasks import bucket_out, buckets, journal, lease
 from tasks.bucket_out import BucketOut, folder_of
 from tasks.collect import collect
 from tasks.errors import UserError
-from tasks.folder import label_folder
+from tasks.folder import Job, label_folder
+from tasks.params import Footage, Label
 from tasks.results import Outputs
 from tasks.sources import ImageFile
 
@@ -153,6 +155,45 @@ def test_photos_of_a_disk_and_videos_too(bucket, tmp_path, another_machine):
     assert run(out, source=str(tmp_path / "photos"))["images"]["labelled"] == 0
     assert bucket.get("frames.csv") == frames
     assert set(bucket.keys("annotated/")) == crop
+
+
+def half_watched(photos, folder):
+    """A run into the bucket that was interrupted in a video of 6 s, every frame of which is looked at; returns how."""
+    write_video(folder / "v.mp4", lambda time: [Actor(smiling(), 50 + 20 * time, 60, 230)], 6.0)
+    photos.put("photos/v.mp4", (folder / "v.mp4").read_bytes())
+    footage = Footage(every=0.0)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with closing(Job([PHOTOS], OUT, Label(), CHAMPION, footage=footage)) as job:
+        assert len(list(job.label(1))) == 4
+        with pytest.raises(KeyboardInterrupt):
+            job.watch(next(job.videos()), 1, interrupted)
+        job.finish()
+    return footage
+
+
+def assert_whole(photos, folder, footage):
+    """The next run leaves the frames that an undisturbed one has."""
+    for out in (OUT, folder / "undisturbed"):
+        label_folder([PHOTOS], out, champion=CHAMPION, footage=footage)
+    assert photos.get("photos/labels/frames.csv") == (folder / "undisturbed" / "frames.csv").read_bytes()
+
+
+def test_a_bucket_that_was_emptied_takes_the_first_half_of_a_video_with_it(photos, tmp_path):
+    footage = half_watched(photos, tmp_path)
+    for key in photos.keys("photos/labels/"):
+        photos.delete(key)
+    assert_whole(photos, tmp_path, footage)
+
+
+def test_two_machines_watch_a_video_in_different_ways(photos, tmp_path):
+    footage = half_watched(photos, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+        label_folder([PHOTOS], OUT, champion=CHAMPION, footage=Footage(every=1.0))
+    assert_whole(photos, tmp_path, footage)
 
 
 def test_killed_in_the_middle_another_machine_goes_on(faces, tmp_path, monkeypatch, another_machine):
