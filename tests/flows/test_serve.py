@@ -287,6 +287,7 @@ def test_an_address_that_is_none_is_one_line(port):
         ("name: ferflow", "name: [", "prefect.yaml, line 16: expected the node content"),
         ("deployments:", "deploy:", "prefect.yaml: no list of deployments"),
         ("    schedules:", "    schedule:", "deployment label: unknown key schedule; did you mean schedules?"),
+        ("    triggers:", "    triggers: 5\n    tags:", "deployment label: 'int' object is not iterable"),
         ("expect:", "expects:", "deployment label, triggers: unknown key expects; did you mean expect?"),
         ("interval: 900", "interval: often", "deployment label: interval: Input should be a valid timedelta"),
         ("30 3 * * *", "99 3 * * *", "deployment retrain: cron: "),
