@@ -110,14 +110,20 @@ def _start(deployment: UUID, parameters: dict[str, Any]) -> UUID:
 
 def _look_after(client: SyncPrefectClient, pool: str, runs: dict[str, UUID]) -> dict[str, State[Any]]:
     """Wait until all runs have ended, or nobody is at work on them; returns their states. Cancels what is left if we end."""
-    waiting, ended = dict(runs), {}
+    waiting = dict(runs)
+    ended: dict[str, State[Any]] = {}
     signs: dict[str, tuple[object, float]] = {}
     try:
         while waiting:
             time.sleep(LOOK)
             with suppress(httpx.HTTPError):  # the server is busy, or starts again
                 for name, key in list(waiting.items()):
-                    run = client.read_flow_run(key)
+                    try:
+                        run = client.read_flow_run(key)
+                    except ObjectNotFound:
+                        ended[name] = Crashed(message="somebody removed its run")
+                        del waiting[name]
+                        continue
                     sign, now = _sign(client, pool, run), time.monotonic()
                     last, since = signs.setdefault(name, (sign, now))
                     if sign != last:
@@ -130,7 +136,7 @@ def _look_after(client: SyncPrefectClient, pool: str, runs: dict[str, UUID]) -> 
                         del waiting[name]
     finally:
         for key in waiting.values():
-            with suppress(httpx.HTTPError):
+            with suppress(httpx.HTTPError, ObjectNotFound):
                 client.set_flow_run_state(key, Cancelling())
     return ended
 

@@ -43,7 +43,7 @@ def crew(cluster: str | None) -> Iterator["Crew"]:
     Raises:
         UserError: the cluster cannot be reached; later: it went away, or lost all of its workers.
     """
-    if cluster is None:
+    if not cluster:
         with ThreadPoolTaskRunner[Any](max_workers=cores()) as threads:
             yield Crew(threads)
     else:
@@ -170,6 +170,8 @@ def _connected(cluster: str) -> Iterator["DaskTaskRunner"]:
     with dask.config.set(KEEP_MEMORY), given as runner:
         try:
             runner.client  # noqa: B018 - connects
+        except TypeError as error:  # an address of TLS, and nothing to use it with
+            raise UserError(f"{cluster}: {error}; set Dask's distributed.comm.tls") from error
         except (OSError, ValueError) as error:
             raise UserError(
                 f"no Dask scheduler answers at {cluster}; give its address, such as tcp://HOST:8786, or local:2"

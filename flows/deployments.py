@@ -68,10 +68,10 @@ def _check(deployment: dict[str, Any]) -> None:
 
     where = f"{DEPLOYMENTS}, deployment {deployment['name']}"
     _check_keys(where, deployment, SERVED | OF_WORKERS)
-    for trigger in deployment.get("triggers") or []:
-        _check_keys(f"{where}, triggers", trigger, {"type", *DeploymentEventTrigger.model_fields})
     _check_function(where, str(deployment["entrypoint"]))
     try:
+        for trigger in deployment.get("triggers") or []:
+            _check_keys(f"{where}, triggers", trigger, {"type", *DeploymentEventTrigger.model_fields})
         _details(deployment)
     except (ValueError, TypeError, AttributeError) as error:  # pydantic's are of ValueError
         raise UserError(f"{where}: {_first_line(error)}") from error

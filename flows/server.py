@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
-from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -66,16 +66,17 @@ def _is_needed(url: str) -> bool:
     """Whether a server has to be started at an address: on this computer, where nothing is at its port.
 
     Raises:
-        UserError: something else is at that port; or no server answers elsewhere.
+        UserError: something else is at that port, no server answers elsewhere, or that is no address.
     """
-    parts = urlsplit(url)
-    if parts.hostname in (HOST, "localhost") and parts.port:
-        if _is_free(parts.port):
+    try:
+        host, port = urlsplit(url).hostname, urlsplit(url).port
+    except ValueError as error:
+        raise UserError(f"PREFECT_API_URL is {url}: {error}; such as http://HOST:4200/api") from error
+    if host in (HOST, "localhost") and port:
+        if _is_free(port):
             return True
         if not _healthy(url):
-            raise UserError(
-                f"port {parts.port} is used by a program that is no Prefect server; choose another with --port"
-            )
+            raise UserError(f"port {port} is used by a program that is no Prefect server; choose another with --port")
     elif not _answers(url):
         raise UserError(f"no Prefect server answers at {url} (PREFECT_API_URL); start it, or unset that")
     return False
@@ -95,7 +96,7 @@ def _healthy(url: str) -> bool:
     try:
         with urlopen(f"{url}/health", timeout=10) as answer:
             return bool(answer.read().strip() == b"true")
-    except (OSError, URLError, ValueError):
+    except (OSError, HTTPException, ValueError):
         return False
 
 

@@ -38,7 +38,7 @@ PUBLISHED = ".published.json"
 def folder_of(url: str) -> Path:
     """The folder of this machine that stands for an output's prefix."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "ferflow" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    return cache / "ferflow" / hashlib.sha256(os.fsencode(url.rstrip("/"))).hexdigest()[:16]
 
 
 class BucketOut:

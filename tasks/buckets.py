@@ -62,6 +62,8 @@ HINTS = {
     " ~/.aws, or the machine's role; FSSPEC_S3_ANON=true for a public bucket",
     errno.ENOSPC: "free some and run the same command again",
 }
+REPOSITORIES = ("git", "github")  # whose URLs have ORGANISATION:REPOSITORY@VERSION in a bucket's place
+PASSWORDS = "for S3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for others fsspec's, such as FSSPEC_FTP_PASSWORD"
 HINT = "check the network, and AWS_ENDPOINT_URL if the server is not Amazon's; the same command goes on"
 
 
@@ -87,7 +89,7 @@ def split(url: str) -> tuple[str, str, str]:
     """Scheme, bucket and key of a URL; the key is "" of a whole bucket."""
     scheme, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")
-    return scheme.lower(), bucket, key
+    return scheme, bucket, key
 
 
 def inside(url: str, name: str = "") -> str:
@@ -107,13 +109,16 @@ class Bucket:
         url: of anything in it.
 
     Raises:
-        UserError: no such scheme, a package that is missing, no bucket named, or no credentials.
+        UserError: no such scheme, a package that is missing, no bucket named, no credentials, or some in the URL itself.
     """
 
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
 
         scheme, name, _ = split(url)
+        user, _, host = name.rpartition("@")
+        if ":" in user and scheme not in REPOSITORIES:
+            raise UserError(f"{scheme}://...@{host}: a URL with a password, which all tables would show; {PASSWORDS}")
         self.root = f"{scheme}://{name}"
         self._fs = _opened(url, lambda: url_to_fs(f"{self.root}/", **self._options())[0])
 
@@ -240,6 +245,7 @@ class S3Bucket(Bucket):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._fs.retries = 1  # s3fs's own would come on top of botocore's
+        self._fs.split_path = lambda url: (*split(url)[1:], None)  # s3fs's own cuts "?versionId=" off a key
 
     def find(self, url: str) -> Iterator[Object]:
         """The objects below a prefix, lazily: a page of 1,000 is asked for when the one before is used up."""

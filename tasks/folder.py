@@ -74,7 +74,11 @@ class Job:
         try:
             self._bucket = self._stack.enter_context(closing(BucketOut(url))) if url else None
             self._place: Place = self._bucket or Folder(self.out)
-            refuse_corrected(self.out, self._place)
+            try:
+                refuse_corrected(self.out, self._place)
+            except UserError:
+                self._gather(files)
+                raise
             self.settings = make_settings(options, champion)
             self.champion = champion_of(self.settings)
             self.how = How(self.settings, footage)
@@ -93,6 +97,13 @@ class Job:
         except BaseException:
             self.close()
             raise
+
+    def _gather(self, files: Iterable[ImageFile]) -> None:
+        """Bring what a bucket knows of files into the folder that stands for it, for `ferflow collect`, which reads there."""
+        if self._bucket:
+            with closing(Store(self.out, keep=True)) as store:
+                self._bucket.open(store)
+                store.add_source(files)
 
     def close(self) -> None:
         """Let another run have the output folder."""

@@ -4,6 +4,7 @@ A part is a small SQLite file with the rows of the files whose results came sinc
 earlier one. What the bucket has is what counts: a store that knows of other parts than those in the bucket forgets everything.
 """
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tasks.store import SCHEMA_VERSION, Store
 PART_FILES = 2000  # results of a part at most; with faces about 10 MB
 PART_SECONDS = 60.0  # between two parts at most: a machine that is lost takes no more work with it
 SPARE_PARTS = 100  # that may be out of date before all are written anew
+PART = re.compile(r"\d{8,}\.sqlite")  # its name; what else lies there, such as a marker of the folder, is not ours
 TABLES = ("images", "faces", "sightings", "bands")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS shipped (url TEXT PRIMARY KEY, tag TEXT);  -- the parts that this store holds
@@ -48,10 +50,11 @@ class Journal:
             OSError: the bucket cannot be read.
             UserError: a part is damaged.
         """
-        theirs = {part.url: part.tag for part in self._bucket.find(self._url)}
+        found = self._bucket.find(self._url)
+        theirs = {part.url: part.tag for part in found if PART.fullmatch(part.url.removeprefix(inside(self._url)))}
         mine = dict(self._connection.execute("SELECT url, tag FROM shipped"))
         if not mine.items() <= theirs.items():
-            for table in (*TABLES, "shipped", "unshipped"):
+            for table in (*TABLES, "watched", "shipped", "unshipped"):
                 self._connection.execute(f"DELETE FROM {table}")
             mine = {}
         for url in sorted(theirs.keys() - mine.keys()):
@@ -64,7 +67,8 @@ class Journal:
                 for table in TABLES:
                     self._connection.execute(f"DELETE FROM {table} WHERE key IN (SELECT key FROM part.images)")
                     self._connection.execute(f"INSERT INTO {table} SELECT * FROM part.{table}")
-                self._connection.execute("DELETE FROM unshipped WHERE key IN (SELECT key FROM part.images)")
+                for table in ("watched", "unshipped"):
+                    self._connection.execute(f"DELETE FROM {table} WHERE key IN (SELECT key FROM part.images)")
                 self._connection.execute("INSERT INTO shipped VALUES (?, ?)", (url, tag))
         except sqlite3.DatabaseError as error:
             raise UserError(f"{url} is damaged ({error}); remove it: what it held is labelled again") from error

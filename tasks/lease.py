@@ -48,15 +48,16 @@ class Lease:
         """Refuse unless the run that holds the object was of this place, or has not renewed it for long."""
         try:
             holder = json.loads(self._bucket.read(self._url)[0])
+            mine, who = holder["place"] == place, f"on {holder['machine']}, since {holder['since']}"
             left = LEASE - self._bucket.age(self._url)
         except FileNotFoundError:  # it has ended just now
             return
-        except ValueError:
+        except (ValueError, TypeError, KeyError):
             raise UserError(f"{self._url} is no lock of ferflow; remove it, or name another --out") from None
-        if holder.get("place") != place and left > 0:
-            out, holder = self._url.rpartition("/")[0], f"on {holder.get('machine')}, since {holder.get('since')}"
+        if not mine and left > 0:
+            out = self._url.rpartition("/")[0]
             raise UserError(
-                f"another run ({holder}) is labelling into {out}; wait for it, or name another --out. "
+                f"another run ({who}) is labelling into {out}; wait for it, or name another --out. "
                 f"If it has died, the same command works in {left:.0f} s"
             )
 

@@ -99,15 +99,23 @@ class Store:
         """Replace the list of images, and forget what is known of others; all or nothing. A key counts once."""
         with self._explained(), self.transaction():
             self._connection.execute("DELETE FROM source")
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO source (key, shown, path, member, size, stamp, video) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (*map(os.fsencode, (file.key, file.shown, file.path, file.member)), *file[3:], file.is_video)
-                    for file in files
-                ),
-            )
+            self._add_source(files)
             for table in TABLES:
                 self._connection.execute(f"DELETE FROM {table} WHERE key NOT IN (SELECT key FROM source)")
+
+    def add_source(self, files: Iterable[ImageFile]) -> None:
+        """Add to the list of images those that it lacks; all or nothing."""
+        with self._explained(), self.transaction():
+            self._add_source(files)
+
+    def _add_source(self, files: Iterable[ImageFile]) -> None:
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO source (key, shown, path, member, size, stamp, video) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (*map(os.fsencode, (file.key, file.shown, file.path, file.member)), *file[3:], file.is_video)
+                for file in files
+            ),
+        )
 
     def total(self) -> int:
         """How many images the source has."""

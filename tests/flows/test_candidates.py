@@ -15,6 +15,7 @@ from conftest import CANDIDATES, ROOT, Workspace, programs_in
 from prefect_server import TIMEOUT, wait_until
 from s3 import S3
 
+from flows import candidates
 from flows.candidates import train_elsewhere
 from flows.retrain import build
 from tasks import params, rebuild
@@ -70,6 +71,21 @@ def test_what_is_missing_is_told(prefect, workspace, monkeypatch):
     folder = rebuild.renew(settings)
     with pytest.raises(UserError, match="no work pool 'training'; `ferflow worker training` on a machine makes it"):
         train_elsewhere(folder, ["small"], settings, POOL)
+
+
+def test_a_run_that_somebody_removes_costs_its_candidate_alone(prefect):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="nobody", type="process"))
+        deployment = candidates._deploy(client, "nobody")
+        given = {"name": "small", "commit": "", "lock": "", "hours": 1.0}
+        removed = candidates._start(deployment, given)
+        client.delete_flow_run(removed)
+        ended = candidates._look_after(client, "nobody", {"small": removed})
+    assert ended["small"].is_crashed()
+    assert ended["small"].message == "somebody removed its run"
 
 
 class Worker:

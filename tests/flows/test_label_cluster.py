@@ -196,6 +196,12 @@ def test_a_mistake_is_one_line(prefect, photos, tmp_path, monkeypatch):
     for wrong in ("local:0", "local:", "local:two"):
         assert failure(photos, tmp_path / "out", wrong).startswith(f"cluster {wrong}: not a number of worker processes")
     assert failure(photos, tmp_path / "out", "gpus").startswith("no Dask scheduler answers at gpus")
+    assert failure(photos, tmp_path / "out", "tls://127.0.0.1:9").startswith("tls://127.0.0.1:9: TLS expects")
+
+
+def test_an_empty_name_is_that_of_no_cluster():
+    with crew_module.crew("") as workers:
+        assert type(workers) is crew_module.Crew
 
 
 def test_another_engine_is_refused(monkeypatch):

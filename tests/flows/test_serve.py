@@ -11,12 +11,14 @@ import threading
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
 
 import pytest
 from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT
 from prefect_server import TIMEOUT, forget, wait_until
 
 from flows.deployments import read_deployments
+from flows.server import local_server
 from tasks.errors import UserError
 
 SLOW_RETRAIN = """
@@ -248,12 +250,44 @@ def test_a_port_of_another_program_is_one_line(tmp_path):
     assert_one_line(serving.read(), "ferflow: no Prefect server answers at http://nowhere.invalid:4200/api")
 
 
+class NoPages(BaseRequestHandler):
+    """A program that speaks first, as mail and SSH servers do."""
+
+    def handle(self):
+        self.request.sendall(b"SSH-2.0-none\r\n")
+
+
+def test_a_port_of_a_program_without_pages_is_one_line():
+    with TCPServer(("127.0.0.1", 0), NoPages) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with (
+            pytest.raises(UserError, match="is used by a program that is no Prefect server"),
+            local_server(other.server_address[1]),
+        ):
+            pass
+        other.shutdown()
+
+
+@pytest.mark.parametrize("port", ["99999", "4200x"])
+def test_an_address_that_is_none_is_one_line(port):
+    from prefect.settings import temporary_settings
+
+    address = f"http://127.0.0.1:{port}/api"
+    with (
+        temporary_settings({"PREFECT_API_URL": address}),
+        pytest.raises(UserError, match=f"PREFECT_API_URL is {address}: .*; such as http://HOST:4200/api"),
+        local_server(),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("name: ferflow", "name: [", "prefect.yaml, line 16: expected the node content"),
         ("deployments:", "deploy:", "prefect.yaml: no list of deployments"),
         ("    schedules:", "    schedule:", "deployment label: unknown key schedule; did you mean schedules?"),
+        ("    triggers:", "    triggers: 5\n    tags:", "deployment label: 'int' object is not iterable"),
         ("expect:", "expects:", "deployment label, triggers: unknown key expects; did you mean expect?"),
         ("interval: 900", "interval: often", "deployment label: interval: Input should be a valid timedelta"),
         ("30 3 * * *", "99 3 * * *", "deployment retrain: cron: "),

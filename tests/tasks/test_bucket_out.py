@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -18,8 +19,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tasks import bucket_out, buckets, journal, lease
 from tasks.bucket_out import BucketOut, folder_of
+from tasks.collect import collect
 from tasks.errors import UserError
-from tasks.folder import label_folder
+from tasks.folder import Job, label_folder
+from tasks.params import Footage, Label
 from tasks.results import Outputs
 from tasks.sources import ImageFile
 
@@ -154,6 +157,45 @@ def test_photos_of_a_disk_and_videos_too(bucket, tmp_path, another_machine):
     assert set(bucket.keys("annotated/")) == crop
 
 
+def half_watched(photos, folder):
+    """A run into the bucket that was interrupted in a video of 6 s, every frame of which is looked at; returns how."""
+    write_video(folder / "v.mp4", lambda time: [Actor(smiling(), 50 + 20 * time, 60, 230)], 6.0)
+    photos.put("photos/v.mp4", (folder / "v.mp4").read_bytes())
+    footage = Footage(every=0.0)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with closing(Job([PHOTOS], OUT, Label(), CHAMPION, footage=footage)) as job:
+        assert len(list(job.label(1))) == 4
+        with pytest.raises(KeyboardInterrupt):
+            job.watch(next(job.videos()), 1, interrupted)
+        job.finish()
+    return footage
+
+
+def assert_whole(photos, folder, footage):
+    """The next run leaves the frames that an undisturbed one has."""
+    for out in (OUT, folder / "undisturbed"):
+        label_folder([PHOTOS], out, champion=CHAMPION, footage=footage)
+    assert photos.get("photos/labels/frames.csv") == (folder / "undisturbed" / "frames.csv").read_bytes()
+
+
+def test_a_bucket_that_was_emptied_takes_the_first_half_of_a_video_with_it(photos, tmp_path):
+    footage = half_watched(photos, tmp_path)
+    for key in photos.keys("photos/labels/"):
+        photos.delete(key)
+    assert_whole(photos, tmp_path, footage)
+
+
+def test_two_machines_watch_a_video_in_different_ways(photos, tmp_path):
+    footage = half_watched(photos, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+        label_folder([PHOTOS], OUT, champion=CHAMPION, footage=Footage(every=1.0))
+    assert_whole(photos, tmp_path, footage)
+
+
 def test_killed_in_the_middle_another_machine_goes_on(faces, tmp_path, monkeypatch, another_machine):
     """It reads only what was not yet in the journal; the killed one's hold on the output ends by itself."""
     run(tmp_path / "undisturbed", Outputs())
@@ -224,6 +266,24 @@ def test_a_run_that_lost_its_hold_ends(faces, another_machine, monkeypatch):
     assert faces.get("photos/labels/.ferflow.lock") == b"{}"
 
 
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"1", b"no json", b"\xff"])
+def test_what_is_no_lock_is_told(content, photos):
+    photos.put("photos/labels/.ferflow.lock", content)
+    with pytest.raises(UserError, match=f"{OUT}/.ferflow.lock is no lock of ferflow; remove it, or name another --out"):
+        run()
+
+
+def test_what_lies_beside_the_parts_is_no_part(photos, another_machine):
+    """Such as the markers of folders that consoles and mounted buckets leave."""
+    others = [f"photos/labels/journal-3/{name}" for name in ("", "old/00000000.sqlite", "notes.sqlite")]
+    for key in others:
+        photos.put(key, b"")
+    run()
+    another_machine()
+    assert run(outputs=Outputs())["images"]["labelled"] == 0
+    assert set(photos.keys("photos/labels/journal-3/")) == {*others, "photos/labels/journal-3/00000000.sqlite"}
+
+
 def test_a_bucket_that_was_emptied_starts_anew(photos):
     run()
     for key in photos.keys("photos/labels/"):
@@ -259,6 +319,31 @@ def test_corrections_in_the_bucket_are_not_overwritten(photos, another_machine):
         run()
 
 
+def test_corrections_are_collected_on_any_machine(photos, another_machine, tmp_path):
+    """Also where the run before was another machine's, and where one of the photos is gone since."""
+    photos.delete("photos/a.png")
+    run(outputs=Outputs())
+    here = os.environ["XDG_CACHE_HOME"]
+    another_machine()
+    photos.put("photos/a.png", ASTRONAUT.read_bytes())
+    run(outputs=Outputs())
+    table = photos.get("photos/labels/faces.csv").decode().splitlines()
+    corrected = [table[0] + ",corrected", *(f"{line},sad" for line in table[1:])]
+    photos.put("photos/labels/faces.csv", "\n".join(corrected).encode())
+    photos.delete("photos/b/grace & 100%.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", here)
+        with pytest.raises(UserError, match="holds corrections"):
+            run()
+        assert collect(folder_of(OUT), tmp_path / "here.csv")[1]["sad"] == 2
+    photos.put("photos/b/grace & 100%.jpg", HOPPER.read_bytes())
+    another_machine()
+    with pytest.raises(UserError, match="holds corrections"):
+        run()
+    assert collect(folder_of(OUT), tmp_path / "there.csv")[1]["sad"] == 2
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+
+
 @pytest.mark.parametrize("fault", ["503", "reset"])
 def test_a_network_that_fails_loses_nothing(fault, photos, tmp_path, monkeypatch, another_machine):
     monkeypatch.setattr(buckets, "WAITS", (0.1, 0.1, 0.1, 0.1, 0.1))
@@ -278,6 +363,17 @@ def test_a_bucket_that_may_not_be_written_is_told_before_any_work(photos):
     with pytest.raises(UserError, match=r"no permission \(Access Denied\); check the bucket's policy"):
         run()
     assert not [key for key in photos.proxy.read() if key.endswith((".png", ".jpg"))]
+
+
+def test_a_url_that_is_not_utf_8_is_one_line(photos):
+    with pytest.raises(UserError, match="surrogates not allowed"):
+        run(os.fsdecode(b"s3://pictures/\xff"))
+
+
+def test_an_output_whose_scheme_is_in_capitals_is_refused_before_any_work(photos):
+    with pytest.raises(UserError, match="Protocol not known: S3; check its beginning, such as s3://BUCKET/PREFIX"):
+        run(OUT.replace("s3", "S3"))
+    assert not photos.keys("photos/labels/")
 
 
 def test_links_lead_to_the_photos_of_the_same_bucket():

@@ -15,7 +15,7 @@ from made_videos import Actor, smiling, write_video
 from s3_network import BUCKET
 
 from tasks import buckets
-from tasks.buckets import Object, inside, is_url, split
+from tasks.buckets import Object, bucket_of, inside, is_url, split
 from tasks.errors import UserError
 from tasks.folder import label_folder
 from tasks.sources import find_images
@@ -98,12 +98,16 @@ def test_a_prefix_a_bucket_an_object_and_a_list_are_sources(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a b+c%20&é.jpg", "q?versionId=1#x.jpg", "a//b/../c.jpg", "*[1].jpg", "日本.jpg"])
-def test_whatever_a_key_is(name, bucket):
+def test_whatever_a_key_is(name, bucket, tmp_path):
     bucket.put(f"photos/{name}", name.encode())
     (file,) = find_images([PHOTOS], NOWHERE)
     assert file.path == f"{PHOTOS}/{name}"
     assert file.read() == name.encode()
     assert list(find_images([file.path], NOWHERE)) == [file]
+    with file.at_hand(tmp_path) as path:
+        assert Path(path).read_bytes() == name.encode()
+        bucket_of(file.path).send(Path(path), f"{file.path}2")
+    assert bucket.keys() == [f"photos/{name}", f"photos/{name}2"]
 
 
 def test_listings_come_page_by_page_and_outputs_are_left_out(bucket):
@@ -153,6 +157,7 @@ def test_other_stores_of_fsspec_work_too(store, bucket, tmp_path, monkeypatch):
         (PHOTOS, {"AWS_ACCESS_KEY_ID": None, "HOME": "/nowhere"}, "locate credentials.; check the bucket's policy, and the cred"),
         (PHOTOS, {"AWS_PROFILE": "nobody"}, "could not be found"),
         ("nosuch://x/y", {}, "Protocol not known: nosuch; check its beginning"),
+        (PHOTOS.replace("s3", "S3"), {}, "Protocol not known: S3; check its beginning, such as s3://BUCKET/PREFIX"),
         ("gs://x/y", {}, "gcsfs.*; install it beside ferflow"),
     ],
 )  # fmt: skip
@@ -162,6 +167,20 @@ def test_a_mistake_is_one_line(source, change, message, bucket, monkeypatch):
     with pytest.raises(UserError, match=message) as mistake:
         found(source)
     assert "\n" not in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    "url", [f"s3://key:secret@{BUCKET}/photos", "ftp://me:secret@host/a.jpg", "http://me:secret@h"]
+)
+def test_a_password_in_a_url_is_refused_and_repeated_nowhere(url, bucket, tmp_path):
+    for source, out in ((url, tmp_path / "out"), (PHOTOS, url)):
+        bucket.put("photos/a.jpg", b"x")
+        with pytest.raises(
+            UserError, match="a URL with a password, which all tables would show; for S3 set AWS"
+        ) as refusal:
+            run(out, source)
+        assert "secret" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_permission_and_no_server_are_told(faces, monkeypatch, tmp_path):
