@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "whole faces from the start": {"sizes": []},
     "labels not smoothed": {"label_smoothing": 0.0},
 }
-COLUMNS = ("recipe", "accuracy", "mirrored", "log_loss", "changed", "lowest_recall", "minutes")
+COLUMNS = ("recipe", "accuracy", "mirrored", "log_loss", "changed", "lowest_recall")
 
 
 def measure(name: str, epochs: int, change: dict[str, Any]) -> dict[str, float]:
@@ -74,7 +74,6 @@ def measure(name: str, epochs: int, change: dict[str, Any]) -> dict[str, float]:
     return measures | {
         "mirrored": scores.accuracy(both, right),
         "changed": float(np.mean([scores.accuracy(answers(each(data.val)), right) for each in CHANGES.values()])),
-        "minutes": checkpoint.seconds / 60,
     }
 
 
