@@ -287,7 +287,21 @@ def test_an_address_that_is_none_is_one_line(port):
         ("name: ferflow", "name: [", "prefect.yaml, line 16: expected the node content"),
         ("deployments:", "deploy:", "prefect.yaml: no list of deployments"),
         ("    schedules:", "    schedule:", "deployment label: unknown key schedule; did you mean schedules?"),
-        ("    triggers:", "    triggers: 5\n    tags:", "deployment label: 'int' object is not iterable"),
+        ("    triggers:", "    triggers: 5\n    tags:", "deployment label: triggers is 5, no list"),
+        ("    triggers:", "    tags: photos\n    triggers:", "deployment label: tags is 'photos', no list"),
+        ("- name: label", "- name: 5", "prefect.yaml, deployment 5: 5 is no name"),
+        ("- name: label", "- name: a/b", "prefect.yaml, deployment a/b: 'a/b' is no name; use text without / % & > <"),
+        ("      out: labels", "      out: labels\n      out: faces", "prefect.yaml, line 31: 'out' is there twice"),
+        ("work_pool:", "enabled: true\n    work_pool:", "deployment label: unknown key enabled"),
+        ("description: Labels", "description: 5  #", "deployment label: description: Input should be a valid string"),
+        ("py:label_photos", "py:run_shards", "deployment label: Function with name 'run_shards' is not a flow."),
+        ("sources: [", "source: [", "deployment label, parameters: unknown key source; did you mean sources?"),
+        ("sources: [photos]", "sources: photos", "label, parameters: sources: 'photos' is not of type 'array'"),
+        ("sources: [photos]", "sources: [photos, 5]", "label, parameters: sources: 1: 5 is not of type 'string'"),
+        ("out: labels", "out: 2026-13-01", "prefect.yaml: month must be in 1..12"),
+        ("      out: labels\n", "", "deployment label, parameters: 'out' is a required property"),
+        ("push: false", "push: maybe", "deployment retrain, parameters: push: 'maybe' is not of type 'boolean'"),
+        ("cron:", "parameters: {froce: true}\n        cron:", "deployment retrain, parameters: unknown key froce"),
         ("expect:", "expects:", "deployment label, triggers: unknown key expects; did you mean expect?"),
         ("interval: 900", "interval: often", "deployment label: interval: Input should be a valid timedelta"),
         ("30 3 * * *", "99 3 * * *", "deployment retrain: cron: "),
@@ -307,6 +321,27 @@ def test_a_mistake_in_prefect_yaml_is_one_line(old, new, message, tmp_path, monk
         read_deployments()
     assert message in str(failure.value)
     assert "\n" not in str(failure.value)
+
+
+def test_two_deployments_of_one_name_are_one_line(tmp_path, monkeypatch):
+    """The second would take the place of the first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flows").symlink_to(ROOT / "flows")
+    label = "  - name: label\n    entrypoint: flows/label.py:label_photos\n    parameters: {sources: [photos], out: labels}\n"
+    (tmp_path / "prefect.yaml").write_text(f"deployments:\n{label}{label.replace('name: label', 'name: again')}")
+    assert len(read_deployments()) == 2
+    (tmp_path / "prefect.yaml").write_text(f"deployments:\n{label}{label}")
+    with pytest.raises(UserError, match=r"prefect\.yaml: two deployments are label/label; give each a name of its own"):
+        read_deployments()
+
+
+def test_what_a_flow_needs_may_come_from_the_schedule(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flows").symlink_to(ROOT / "flows")
+    deployments = (ROOT / "prefect.yaml").read_text().replace("      out: labels\n", "")
+    given = deployments.replace("- interval: 900", "- interval: 900\n        parameters: {out: labels}")
+    (tmp_path / "prefect.yaml").write_text(given)
+    assert len(read_deployments()) == 2
 
 
 def test_without_prefect_yaml_it_says_where_to_run(tmp_path, monkeypatch):
