@@ -62,15 +62,15 @@ def history(repository: Path = Path()) -> list[Version]:
     Raises:
         UserError: it is no Git repository.
     """
-    deployments = _deployments(repository)
+    line = _deployments(repository)
     tags = _tags(repository)
     first: dict[str, _Deployment] = {}
     newest: dict[str, _Deployment] = {}
-    for each in deployments:
+    for each in _deployments(repository, "--full-history"):  # also those that a merge did not take
         if name := _version_of(each):
             first.setdefault(name, each)
             newest[name] = each
-    current = _version_of(deployments[-1]) if deployments else None
+    current = _version_of(line[-1]) if line else None
     versions = []
     for number, name in enumerate(first, start=1):
         info = newest[name].info or {}
@@ -242,11 +242,11 @@ def _check_unchanged(version: Version, repository: Path) -> None:
         )
 
 
-def _deployments(repository: Path) -> list[_Deployment]:
-    """The commits that changed champion.json, oldest first."""
+def _deployments(repository: Path, *options: str) -> list[_Deployment]:
+    """The commits that changed champion.json, oldest first; of merged branches those that led to what HEAD holds."""
     path = (CHAMPION / champion.INFO).as_posix()
     # Signatures are shown among the lines, where Git is set so (log.showSignature).
-    asked = ("log", "--reverse", "--no-show-signature", "--format=%H %cI", "--", path)
+    asked = ("log", "--reverse", "--no-show-signature", "--format=%H %cI", *options, "--", path)
     lines = git(repository, *asked).decode().splitlines()
     commits = [line.split() for line in lines]
     contents = _read([f"{commit}:./{path}" for commit, _ in commits], repository)

@@ -93,6 +93,22 @@ def test_history_lists_versions_newest_first(repository: Repository) -> None:
     assert one.date <= two.date
 
 
+def test_a_champion_that_a_merge_did_not_take_stays_a_version(repository: Repository) -> None:
+    repository.git("checkout", "-q", "-b", "other", "HEAD~1")
+    repository.deploy("net-other", 3.0)
+    repository.git("checkout", "-q", "-")
+    repository.git("merge", "-q", "--no-edit", "-X", "theirs", "other")
+    assert {each.version: each.current for each in history(repository.folder)} == {
+        "net-one": False,
+        "net-two": False,
+        "net-other": True,
+    }
+    assert previous(repository.folder) == "net-one"
+    restore("net-two", repository.folder)
+    assert champion.load(repository.folder / CHAMPION).version == "net-two"
+    assert previous(repository.folder) == "net-other"
+
+
 def test_a_version_is_listed_once_from_its_first_date_and_held_by_its_newest_commit(repository: Repository) -> None:
     before = history(repository.folder)
     repository.deploy("net-one", 1.5)
