@@ -136,7 +136,8 @@ def _folder(wanted: str | None, scratch: Path) -> Path:
     if wanted and (Path(wanted) / INFO).exists():
         return Path(wanted)
     versions = history()
-    version = find(wanted, versions) if wanted else next((each for each in versions if each.current), None)
+    current = next((each for each in versions if each.current), None)
+    version = current if wanted is None else find(wanted, versions)
     if version is None:
         raise UserError("Git's history holds no current champion; name two versions (`ferflow champion` lists them)")
     extract(version, scratch)

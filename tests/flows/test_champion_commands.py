@@ -71,10 +71,11 @@ def test_without_a_command_it_lists_the_versions() -> None:
     assert "models/champion is not as Git has it: 1 file changed (git status)." in answer()
 
 
-def test_rollback_to_an_empty_name_changes_nothing() -> None:
+@pytest.mark.parametrize("command", [("rollback", ""), ("compare", ""), ("compare", "1", "")])
+def test_an_empty_name_is_no_version(command: tuple[str, ...]) -> None:
     """As a script's variable that is not set gives it."""
     with pytest.raises(UserError, match="no version ''"):
-        answer("rollback", "")
+        answer(*command)
 
 
 def test_rollback_without_a_version_goes_one_back() -> None:
