@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from tasks import champion
 from tasks.errors import UserError
 from tasks.git import check_identity, git, head
+from tasks.params import PARAMS
 from tasks.paths import CHAMPION
 
 TAG = "champion@"  # how gto begins the tags of versions: champion@v1
@@ -60,7 +61,7 @@ def history(repository: Path = Path()) -> list[Version]:
         repository: the folder of the pipeline: Git's, or one within it.
 
     Raises:
-        UserError: it is no Git repository.
+        UserError: it is no Git repository, or there was never a champion and this is no folder of the pipeline.
     """
     line = _deployments(repository)
     tags = _tags(repository)
@@ -249,6 +250,8 @@ def _deployments(repository: Path, *options: str) -> list[_Deployment]:
     asked = ("log", "--reverse", "--no-show-signature", "--format=%H %cI", *options, "--", path)
     lines = git(repository, *asked).decode().splitlines()
     commits = [line.split() for line in lines]
+    if not commits and not (repository / PARAMS).exists():
+        raise UserError(f"no {PARAMS} here; run ferflow in the folder of the pipeline")
     contents = _read([f"{commit}:./{path}" for commit, _ in commits], repository)
     return [
         _Deployment(commit, datetime.fromisoformat(date), _parsed(content))

@@ -1,5 +1,6 @@
 """`ferflow champion`: the list, the way back, the comparison, on a real Git repository."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -121,6 +122,13 @@ def test_mistakes_are_told() -> None:
     git("commit", "-q", "-m", "gone")
     with pytest.raises(UserError, match="no current champion; name two versions"):
         answer("compare", "1")
+
+
+def test_elsewhere_it_says_where_to_run() -> None:
+    with contextlib.chdir("models"):
+        for command in ([], ["rollback"], ["rollback", "1"], ["compare", "1"]):
+            with pytest.raises(UserError, match=r"no params\.yaml here; run ferflow in the folder of the pipeline"):
+                answer(*command)
 
 
 def test_help_imports_nothing_heavy() -> None:
