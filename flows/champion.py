@@ -36,7 +36,7 @@ def champion(context: typer.Context) -> None:
 
 def _show_versions() -> None:
     from tasks.errors import UserError
-    from tasks.versions import history, unrecorded
+    from tasks.versions import history, shallow, unrecorded
 
     versions = history()
     if not versions:
@@ -48,6 +48,8 @@ def _show_versions() -> None:
     for version in versions:
         table.add_row(*map(plain, _row(version)))
     console.print(table)
+    if shallow():
+        print("This clone has the end of Git's history only; for older versions first run: git fetch --unshallow")
     if changed := unrecorded():
         files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
         console.print(f"{CHAMPION} is not as Git has it: {files} changed (git status).", highlight=False)

@@ -100,10 +100,15 @@ def previous(repository: Path = Path()) -> str:
     """
     line, _ = _line(repository)
     if len(line) < 2:  # noqa: PLR2004
-        if git(repository, "rev-parse", "--is-shallow-repository").strip() == b"true":
+        if shallow(repository):
             raise UserError("this clone has the end of Git's history only; first run: git fetch --unshallow")
         raise UserError("there is no version before the current one; `ferflow champion` lists them all")
     return line[-2]
+
+
+def shallow(repository: Path = Path()) -> bool:
+    """Whether this clone lacks the beginning of Git's history, and the versions there."""
+    return git(repository, "rev-parse", "--is-shallow-repository").strip() == b"true"
 
 
 def rolled_back(repository: Path = Path()) -> set[str]:

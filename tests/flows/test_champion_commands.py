@@ -72,6 +72,14 @@ def test_without_a_command_it_lists_the_versions() -> None:
     assert "models/champion is not as Git has it: 1 file changed (git status)." in answer()
 
 
+def test_a_shallow_clone_says_that_its_list_is_not_all() -> None:
+    words = "This clone has the end of Git's history only; for older versions first run: git fetch --unshallow"
+    assert words not in answer()
+    git("clone", "-q", "--depth", "1", Path.cwd().as_uri(), "clone")
+    with contextlib.chdir("clone"):
+        assert answer().splitlines()[-1] == words
+
+
 @pytest.mark.parametrize("command", [("rollback", ""), ("compare", ""), ("compare", "1", "")])
 def test_an_empty_name_is_no_version(command: tuple[str, ...]) -> None:
     """As a script's variable that is not set gives it."""
