@@ -65,7 +65,7 @@ class Parse(Section):
 class Train(Section):
     """What all trainings share."""
 
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one
     max_minutes: PositiveFloat
     strategy: Literal["none", "mirrored"] = "none"  # mirrored: each batch is shared among the machine's GPUs
 

@@ -53,6 +53,7 @@ def test_the_committed_file_is_right() -> None:
         ("seed: 7", "zzz: 7", "unknown key train.zzz; known: seed, max_minutes"),
         ("seed: 7", 'seed: "7"', "train.seed is '7'; it should be a valid integer"),
         ("seed: 7", "seed: -1", "train.seed is -1; it should be greater than or equal to 0"),
+        ("seed: 7", "seed: 4294967296", "train.seed is 4294967296; it should be less than 4294967296"),
         ("  seed: 7\n", "", "train.seed is missing"),
         ("max_rejected: 0.01", "max_rejected: 1.5", "parse.max_rejected is 1.5; it should be less than or equal to 1"),
         ("max_rejected: 0.01", "max_rejected: .nan", "parse.max_rejected is nan"),
