@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tasks.errors import UserError
 from tasks.params import Drift, Label, load, load_drift, load_label
@@ -82,6 +83,13 @@ def test_a_mistake_is_told_by_name(tmp_path: Path, old: str, new: str, words: st
     found = complaint(path)
     assert words in found
     assert str(path) in found
+
+
+def test_without_a_candidate_there_is_nothing_to_train(tmp_path: Path) -> None:
+    text = COMMITTED.read_text(encoding="utf-8")
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(text) | {"candidates": {}, "teachers": []}))
+    assert "candidates is {}; it should have at least 1 item" in complaint(path)
 
 
 @pytest.mark.parametrize(
