@@ -218,7 +218,7 @@ def assert_one_line(output, beginning):
 
 def test_with_a_server_that_is_set_it_leaves_that_running(server, tmp_path):
     serving = Serving(tmp_path)
-    with serving.running(PREFECT_API_URL=server.url) as process:
+    with serving.running(PREFECT_API_URL=f"{server.url}/") as process:
         assert f"{server.port} (a server that ran already)" in serving.read()
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(TIMEOUT) == 0
@@ -276,6 +276,24 @@ def test_an_address_that_is_none_is_one_line(port):
     with (
         temporary_settings({"PREFECT_API_URL": address}),
         pytest.raises(UserError, match=f"PREFECT_API_URL is {address}: .*; such as http://HOST:4200/api"),
+        local_server(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{}", "https://localhost:{}/api", "http://localhost:{}/apis"])
+def test_an_address_at_which_no_server_would_be_is_one_line(address):
+    """Where one is started for it, nothing would answer there."""
+    from prefect.settings import temporary_settings
+
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (
+        temporary_settings({"PREFECT_API_URL": address.format(port)}),
+        pytest.raises(
+            UserError, match=rf"{address.format(port)} \(PREFECT_API_URL\); one on this computer is at http://.*/api$"
+        ),
         local_server(),
     ):
         pass
