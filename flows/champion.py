@@ -26,7 +26,7 @@ def champion(context: typer.Context) -> None:
     """List the versions of the champion, go back to one, compare two.
 
     Without a command, the list: a row for every champion that Git's history holds, newest first. The commands take a version
-    by its name, its number, or its tag (v2, of `gto register champion`).
+    by its name, its number, or its tag (v0.0.2, of `gto register champion`).
 
     Examples: `ferflow champion`, `ferflow champion rollback`, `ferflow champion compare 1`
     """

@@ -20,7 +20,7 @@ from tasks.git import check_identity, git, head
 from tasks.params import PARAMS
 from tasks.paths import CHAMPION
 
-TAG = "champion@"  # how gto begins the tags of versions: champion@v1
+TAG = "champion@"  # how gto begins the tags of versions: champion@v0.0.1
 
 
 class Version(NamedTuple):
@@ -134,7 +134,7 @@ def _line(repository: Path) -> tuple[list[str], set[str]]:
 
 
 def find(wanted: str, versions: Sequence[Version]) -> Version:
-    """The version with this name, number or tag (champion@v2, or v2); UserError with the nearest names if there is none."""
+    """The version with this name, number or tag (champion@v0.0.2, v0.0.2); UserError with the nearest names if there is none."""
     for version in versions:
         tags = (*version.tags, *(tag.removeprefix(TAG) for tag in version.tags))
         if wanted in (version.version, str(version.number), *tags):

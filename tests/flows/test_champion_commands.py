@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from gto.api import register
 from typer.testing import CliRunner
 
 from flows.champion import app
@@ -93,6 +94,15 @@ def test_rollback_without_a_version_goes_one_back() -> None:
     assert git("status", "--porcelain") == ""
     answer("rollback", "2")
     assert champion.load(CHAMPION).version == "net-two"
+
+
+def test_the_tags_that_gto_gives_are_those_of_the_help() -> None:
+    git("tag", "--delete", "champion@v1")
+    for commit in ("HEAD~1", "HEAD"):
+        register(".", "champion", commit)
+    assert "(v0.0.2, of gto register champion)" in " ".join(answer("--help").split())
+    assert answer("rollback", "v0.0.1").startswith("models/champion is net-one again")
+    assert answer("rollback", "v0.0.2").startswith("models/champion is net-two again")
 
 
 def test_compare_with_the_current_one_asks_the_gate() -> None:
