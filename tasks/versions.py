@@ -170,7 +170,7 @@ def unrecorded(repository: Path = Path()) -> list[str]:
         return []  # whatever Git's index says: a kill right after a commit leaves it behind
     lines = git(repository, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", str(CHAMPION))
     top = git(repository, "rev-parse", "--show-prefix").decode().strip()
-    return [line[3:].removeprefix(top) for line in lines.decode().split("\0") if line]
+    return [line[3:].removeprefix(top) for line in lines.decode(errors="replace").split("\0") if line]
 
 
 def restore(wanted: str, repository: Path = Path()) -> Restored:

@@ -263,6 +263,11 @@ def test_a_champion_edited_by_hand_is_refused(repository: Repository) -> None:
     assert repository.files() == files
 
 
+def test_a_file_whose_name_is_not_utf_8_is_a_change(repository: Repository) -> None:
+    (Path(os.fsdecode(bytes(repository.folder / CHAMPION) + b"/a\xff"))).touch()
+    assert unrecorded(repository.folder) == ["models/champion/a\N{REPLACEMENT CHARACTER}"]
+
+
 def test_a_version_that_is_not_whole_is_refused(repository: Repository) -> None:
     whole = (repository.folder / CHAMPION / "model.tflite").read_bytes()
     (repository.folder / CHAMPION / "model.tflite").write_bytes(b"no model")
