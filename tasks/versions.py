@@ -282,7 +282,7 @@ def _parsed(content: bytes | None) -> dict[str, Any] | None:
     try:
         info = json.loads(content or b"")
         _ = info["version"], info["candidate"], info["data"]["name"]
-        _ = info["metrics"]["val"]["accuracy"], info["metrics"]["test"]["accuracy"]
+        _ = [float(info["metrics"][split]["accuracy"]) for split in ("val", "test")]
     except (ValueError, KeyError, TypeError):
         return None
     return dict(info)

@@ -121,7 +121,9 @@ def test_a_version_is_listed_once_from_its_first_date_and_held_by_its_newest_com
 def test_history_passes_over_what_is_no_champion(repository: Repository) -> None:
     path = repository.folder / CHAMPION / "champion.json"
     whole = path.read_text()
-    for content in ("{", "[]", '{"version": "x"}'):
+    unmeasured = json.loads(whole)
+    unmeasured["metrics"]["val"]["accuracy"] = None
+    for content in ("{", "[]", '{"version": "x"}', json.dumps(unmeasured | {"version": "net-three"})):
         path.write_text(content)
         repository.commit("broken")
     assert [(each.version, each.current) for each in history(repository.folder)] == [
