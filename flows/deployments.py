@@ -162,6 +162,9 @@ def _details(deployment: dict[str, Any]) -> dict[str, Any]:
     limit = deployment.get("concurrency_limit")
     if isinstance(limit, dict):
         limit = ConcurrencyLimitConfig(**limit)
+    number = limit.limit if isinstance(limit, ConcurrencyLimitConfig) else limit
+    if isinstance(number, int) and number < 1:  # which only the server refuses
+        raise ValueError(f"concurrency_limit: {number} is less than 1")
     return {
         "schedules": [_schedule(entry) for entry in deployment.get("schedules") or []],
         "triggers": triggers,

@@ -324,6 +324,7 @@ def test_an_address_at_which_no_server_would_be_is_one_line(address):
         ("interval: 900", "interval: often", "deployment label: interval: Input should be a valid timedelta"),
         ("30 3 * * *", "99 3 * * *", "deployment retrain: cron: "),
         ("collision_strategy: CANCEL_NEW", "collision_strategy: QUEUE", "deployment label: collision_strategy: "),
+        ("limit: 1", "limit: 0", "deployment label: concurrency_limit: 0 is less than 1"),
         ("timezone: UTC", "timezone: Lisboa", "deployment retrain: timezone: "),
         ("label.py:label_photos", "label.py:label", "deployment label: no function label in flows/label.py"),
         ("flows/label.py", "flows/labels.py", "deployment label: cannot read entrypoint flows/labels.py"),
