@@ -26,7 +26,7 @@ def champion(context: typer.Context) -> None:
     """List the versions of the champion, go back to one, compare two.
 
     Without a command, the list: a row for every champion that Git's history holds, newest first. The commands take a version
-    by its name, its number, or its tag (v2, of `gto register champion`).
+    by its name, its number, or its tag (v0.0.2, of `gto register champion`).
 
     Examples: `ferflow champion`, `ferflow champion rollback`, `ferflow champion compare 1`
     """
@@ -36,7 +36,7 @@ def champion(context: typer.Context) -> None:
 
 def _show_versions() -> None:
     from tasks.errors import UserError
-    from tasks.versions import history, unrecorded
+    from tasks.versions import history, shallow, unrecorded
 
     versions = history()
     if not versions:
@@ -48,6 +48,8 @@ def _show_versions() -> None:
     for version in versions:
         table.add_row(*map(plain, _row(version)))
     console.print(table)
+    if shallow():
+        print("This clone has the end of Git's history only; for older versions first run: git fetch --unshallow")
     if changed := unrecorded():
         files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
         console.print(f"{CHAMPION} is not as Git has it: {files} changed (git status).", highlight=False)
@@ -136,7 +138,8 @@ def _folder(wanted: str | None, scratch: Path) -> Path:
     if wanted and (Path(wanted) / INFO).exists():
         return Path(wanted)
     versions = history()
-    version = find(wanted, versions) if wanted else next((each for each in versions if each.current), None)
+    current = next((each for each in versions if each.current), None)
+    version = current if wanted is None else find(wanted, versions)
     if version is None:
         raise UserError("Git's history holds no current champion; name two versions (`ferflow champion` lists them)")
     extract(version, scratch)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tasks.errors import UserError
+from tasks.params import Loader
 
 if TYPE_CHECKING:
     from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -17,30 +18,41 @@ if TYPE_CHECKING:
 DEPLOYMENTS = Path("prefect.yaml")
 SERVED = {"name", "description", "entrypoint", "parameters", "schedules", "triggers", "concurrency_limit", "tags"}
 OF_WORKERS = {"work_pool", "build", "push", "pull", "version", "enforce_parameter_schema"}  # known, and not needed here
+FORMS = {
+    "parameters": (dict, "mapping"),
+    "schedules": (list, "list"),
+    "triggers": (list, "list"),
+    "tags": (list, "list"),
+}
 
 
 def read_deployments() -> list[dict[str, Any]]:
-    """The deployments of prefect.yaml: what Prefect accepts of each, its flow's function checked to be there.
+    """The deployments of prefect.yaml: what Prefect accepts of each, with parameters that its flow accepts.
 
     Raises:
-        UserError: no such file, no YAML, an unknown key, a missing function, a schedule or trigger that Prefect does not accept.
+        UserError: no such file, no YAML, an unknown key, a missing function, two deployments of one name, or a value that Prefect
+            or the flow does not accept.
     """
     try:
-        content = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))
+        content = yaml.load(DEPLOYMENTS.read_text(encoding="utf-8"), Loader)
     except FileNotFoundError as error:
         raise UserError(f"no {DEPLOYMENTS} here; run this in the folder of the pipeline") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{DEPLOYMENTS}, line {line}: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # no YAML; not UTF-8; a date such as 2026-13-01
         raise UserError(f"{DEPLOYMENTS}: {_first_line(error)}") from error
     deployments = content.get("deployments") if isinstance(content, dict) else None
     if not isinstance(deployments, list) or not deployments:
         raise UserError(f"{DEPLOYMENTS}: no list of deployments")
+    names: set[str] = set()
     for number, deployment in enumerate(deployments, 1):
         if not isinstance(deployment, dict) or not {"name", "entrypoint"} <= deployment.keys():
             raise UserError(f"{DEPLOYMENTS}: deployment {number} has no name or no entrypoint")
-        _check(deployment)
+        name = _check(deployment)
+        if name in names:
+            raise UserError(f"{DEPLOYMENTS}: two deployments are {name}; give each a name of its own")
+        names.add(name)
     return deployments
 
 
@@ -63,18 +75,29 @@ def as_served(deployment: dict[str, Any]) -> "RunnerDeployment":
     return served
 
 
-def _check(deployment: dict[str, Any]) -> None:
+def _check(deployment: dict[str, Any]) -> str:
+    """Check a deployment; returns its name as Prefect knows it, with its flow's."""
     from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
+    from prefect.exceptions import PrefectException
+    from prefect.types import BANNED_CHARACTERS
 
-    where = f"{DEPLOYMENTS}, deployment {deployment['name']}"
+    name = deployment["name"]
+    where = f"{DEPLOYMENTS}, deployment {name}"
+    if not isinstance(name, str) or not name or set(name) & set(BANNED_CHARACTERS):
+        raise UserError(f"{where}: {name!r} is no name; use text without {' '.join(BANNED_CHARACTERS)}")
     _check_keys(where, deployment, SERVED | OF_WORKERS)
     _check_function(where, str(deployment["entrypoint"]))
+    for key, (form, word) in FORMS.items():
+        if deployment.get(key) is not None and not isinstance(deployment[key], form):
+            raise UserError(f"{where}: {key} is {deployment[key]!r}, no {word}")
     try:
         for trigger in deployment.get("triggers") or []:
             _check_keys(f"{where}, triggers", trigger, {"type", *DeploymentEventTrigger.model_fields})
-        _details(deployment)
-    except (ValueError, TypeError, AttributeError) as error:  # pydantic's are of ValueError
+        served = as_served(deployment)
+    except (ValueError, TypeError, AttributeError, PrefectException) as error:  # pydantic's are of ValueError
         raise UserError(f"{where}: {_first_line(error)}") from error
+    _check_parameters(f"{where}, parameters", deployment)
+    return served.full_name
 
 
 def _check_keys(where: str, given: Any, known: Collection[str]) -> None:
@@ -88,8 +111,23 @@ def _check_keys(where: str, given: Any, known: Collection[str]) -> None:
         )
 
 
+def _check_parameters(where: str, deployment: dict[str, Any]) -> None:
+    """Refuse what the flow would not run with: by itself, or with what a schedule has in its place."""
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.callables import parameter_schema
+    from prefect.utilities.schema_tools import validate
+
+    schema = parameter_schema(load_flow_from_entrypoint(deployment["entrypoint"])).model_dump_for_openapi()
+    own = deployment.get("parameters") or {}
+    for schedule in deployment.get("schedules") or [{}]:
+        given = own | (schedule.get("parameters") or {})
+        _check_keys(where, given, schema["properties"])
+        for error in validate(given, schema):
+            raise UserError(f"{where}: {': '.join([*map(str, error.path), error.message])}")
+
+
 def _check_function(where: str, entrypoint: str) -> None:
-    """Look for a flow's function without importing its module, which takes seconds."""
+    """Look for a flow's function in its module without running that: what is wrong is said in a line then."""
     path, colon, name = entrypoint.rpartition(":")
     if not colon:
         raise UserError(f"{where}: entrypoint {entrypoint} is not of the form flows/FILE.py:FUNCTION")
@@ -124,6 +162,9 @@ def _details(deployment: dict[str, Any]) -> dict[str, Any]:
     limit = deployment.get("concurrency_limit")
     if isinstance(limit, dict):
         limit = ConcurrencyLimitConfig(**limit)
+    number = limit.limit if isinstance(limit, ConcurrencyLimitConfig) else limit
+    if isinstance(number, int) and number < 1:  # which only the server refuses
+        raise ValueError(f"concurrency_limit: {number} is less than 1")
     return {
         "schedules": [_schedule(entry) for entry in deployment.get("schedules") or []],
         "triggers": triggers,

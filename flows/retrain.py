@@ -7,7 +7,6 @@ Killed at any moment, it leaves the champion whole, the old or the new; the next
 """
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from flows.candidates import train_elsewhere
 from flows.decision import Outcome, show_candidates, tell
 from tasks import champion, judge, params, rebuild
 from tasks.errors import UserError, explaining
-from tasks.files import alone, write_json
+from tasks.files import alone, read_json, write_json
 from tasks.git import git
 from tasks.install import check_disk, install, record, recover
 from tasks.params import Params
@@ -126,11 +125,10 @@ def look(source: str, inputs: dict[str, Any], force: bool) -> dict[str, list[str
         return changes
     if not changes and inputs["champion"]:
         return Outcome("nothing", ("no data, parameter or code has changed",), inputs["champion"])
-    if DECIDED.exists():
-        decided = json.loads(DECIDED.read_text(encoding="utf-8"))
-        if decided["inputs"] == inputs and not rebuild.out_of_date(rebuild.bring_inputs(source)):
-            reason = f"all changes were judged on {decided['date'][:10]}: {decided['outcome']}"
-            return Outcome("nothing", (reason,), inputs["champion"])
+    decided = read_json(DECIDED)
+    if decided and decided["inputs"] == inputs and not rebuild.out_of_date(rebuild.bring_inputs(source)):
+        reason = f"all changes were judged on {decided['date'][:10]}: {decided['outcome']}"
+        return Outcome("nothing", (reason,), inputs["champion"])
     return changes
 
 
@@ -241,8 +239,8 @@ def push_champion(outcome: Outcome) -> None:
 
 def _bury_the_dead() -> None:
     """Whoever left RUNNING behind died: we hold the lock. Prefect, which waits for it for ever, learns of it."""
-    if RUNNING.exists():
-        dead = UUID(json.loads(RUNNING.read_text(encoding="utf-8"))["flow_run"])
+    if left := read_json(RUNNING):
+        dead = UUID(left["flow_run"])
         with get_client(sync_client=True) as client:
             try:
                 state = client.read_flow_run(dead).state

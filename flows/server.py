@@ -40,7 +40,7 @@ def local_server(port: int | None = None) -> Iterator[subprocess.Popen[str] | No
 
     settings = get_current_settings()
     here = f"http://{HOST}:{port or settings.server.api.port}/api"
-    url = here if port else settings.api.url or here
+    url = here if port else (settings.api.url or here).rstrip("/")
     with ExitStack() as stack:
         server = None
         if _is_needed(url):
@@ -73,11 +73,14 @@ def _is_needed(url: str) -> bool:
     except ValueError as error:
         raise UserError(f"PREFECT_API_URL is {url}: {error}; such as http://HOST:4200/api") from error
     if host in (HOST, "localhost") and port:
-        if _is_free(port):
-            return True
-        if not _healthy(url):
+        if _healthy(url):
+            return False
+        if url != (here := f"http://{host}:{port}/api"):
+            raise UserError(f"no Prefect server answers at {url} (PREFECT_API_URL); one on this computer is at {here}")
+        if not _is_free(port):
             raise UserError(f"port {port} is used by a program that is no Prefect server; choose another with --port")
-    elif not _answers(url):
+        return True
+    if not _answers(url):
         raise UserError(f"no Prefect server answers at {url} (PREFECT_API_URL); start it, or unset that")
     return False
 

@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ def explaining() -> Iterator[None]:
     """Turn failures of disks and permissions into a UserError."""
     try:
         yield
+    except shutil.Error as error:  # of a folder that was copied: source, target and reason of each file that failed
+        raise UserError(f"cannot copy: {error.args[0][0][2]}") from error
     except OSError as error:
         if line := explain(error):
             raise UserError(line) from error

@@ -5,7 +5,6 @@ What follows are renames, a place at a time, and last HEAD moves: then it counts
 kill before that leaves, and complete what one after it does.
 """
 
-import json
 import os
 import time
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.files import complete_swap, swap, write_json
+from tasks.files import complete_swap, read_json, swap, write_json
 from tasks.git import git, head
 from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, SMALL, TAUGHT, TIMINGS
 
@@ -76,7 +75,10 @@ def recover(journal: Path) -> bool:
     """Bring the workspace to one side of an installation: all of it if HEAD has moved, else nothing. True if there was one."""
     if not journal.exists():
         return False
-    entry: dict[str, Any] = json.loads(journal.read_text(encoding="utf-8"))
+    entry: dict[str, Any] | None = read_json(journal)
+    if not entry:  # nothing was changed before the journal was on the disk
+        journal.unlink()
+        return False
     _unlock()
     if git(Path(), "merge-base", "HEAD", entry["new"]).decode().strip() == entry["new"]:
         git(Path(), "reset", "--quiet", "--", ".")  # the index, as HEAD and the files are; not what is staged elsewhere

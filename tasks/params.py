@@ -65,7 +65,7 @@ class Parse(Section):
 class Train(Section):
     """What all trainings share."""
 
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one
     max_minutes: PositiveFloat
     strategy: Literal["none", "mirrored"] = "none"  # mirrored: each batch is shared among the machine's GPUs
 
@@ -249,7 +249,7 @@ class Params(Section):
     ingest: Ingest
     parse: Parse
     train: Train
-    candidates: dict[str, Candidate]
+    candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
     teachers: list[str] = []  # candidates whose answers others learn from; dvc.yaml needs it
     evaluate: Evaluate
     promote: Promote
@@ -368,7 +368,7 @@ def _describe(error: Any) -> str:
         return f"{place} is missing"
     if error["type"] == "value_error":
         return f"{place}: {error['ctx']['error']}"
-    expected = error["msg"].removeprefix("Input ").partition(" or instance of")[0]
+    expected = re.sub("^(Input|List|Dictionary) ", "", error["msg"]).partition(" or instance of")[0]
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         expected = "should be a section of keys and values"
     if error["type"] == "float_type" and "e" in str(error["input"]).lower():

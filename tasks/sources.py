@@ -117,10 +117,12 @@ def find_images(sources: Iterable[str | Path], out: Path, out_url: str = "") -> 
         out_url: the URL that takes the output, if one does.
 
     Raises:
-        UserError: a source does not exist or is `out`; later: it is damaged, or (NoImageError) holds no image.
+        UserError: there is no source, or one does not exist or is `out`; later: it is damaged, or (NoImageError) holds no image.
         OSError: a source may not be looked at.
     """
     given = [os.fspath(source) for source in sources]
+    if not given:
+        raise UserError("sources are empty; name the folder of the photos")
     for source in given:
         if not is_url(source):
             _check(source, out)

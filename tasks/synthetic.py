@@ -217,7 +217,13 @@ def _with_defects(made: list[Row], rng: np.random.Generator) -> list[Row]:
 
 
 def write_made_csv(path: Path, rows: int, seed: int) -> None:
-    """Write a made set in fer2013.csv's form; the same rows and seed give the same bytes."""
+    """Write a made set in fer2013.csv's form; the same rows and seed give the same bytes.
+
+    Raises:
+        UserError: fewer rows than FEWEST_ROWS, or `path` is something else than a file, which must not be replaced.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file, to be replaced by one; name a csv to write")
     made = make_rows(rows, seed)
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="ascii") as file:
         writer = csv.writer(file, lineterminator="\n")

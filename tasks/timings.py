@@ -9,8 +9,12 @@ from tasks.paths import TIMINGS
 
 
 def record_timing(candidate: str, **figures: float | list[float]) -> None:
-    """Add figures, such as train_minutes=17.2, to the candidate's file; those of the same name are replaced."""
-    write_json(TIMINGS / f"{candidate}.json", read_timings(candidate) | figures)
+    """Add figures, such as train_minutes=17.2, to the candidate's file; those of the same name, or damaged ones, are replaced."""
+    try:
+        known = read_timings(candidate)
+    except ValueError:  # in the middle of a merge, for example: no reason to lose what has just been trained
+        known = {}
+    write_json(TIMINGS / f"{candidate}.json", known | figures)
 
 
 def read_timings(candidate: str, workspace: Path = Path()) -> dict[str, Any]:

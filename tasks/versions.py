@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from tasks import champion
 from tasks.errors import UserError
 from tasks.git import check_identity, git, head
+from tasks.params import PARAMS
 from tasks.paths import CHAMPION
 
-TAG = "champion@"  # how gto begins the tags of versions: champion@v1
+TAG = "champion@"  # how gto begins the tags of versions: champion@v0.0.1
 
 
 class Version(NamedTuple):
@@ -60,17 +61,17 @@ def history(repository: Path = Path()) -> list[Version]:
         repository: the folder of the pipeline: Git's, or one within it.
 
     Raises:
-        UserError: it is no Git repository.
+        UserError: it is no Git repository, or there was never a champion and this is no folder of the pipeline.
     """
-    deployments = _deployments(repository)
+    line = _deployments(repository)
     tags = _tags(repository)
     first: dict[str, _Deployment] = {}
     newest: dict[str, _Deployment] = {}
-    for each in deployments:
+    for each in _deployments(repository, "--full-history"):  # also those that a merge did not take
         if name := _version_of(each):
             first.setdefault(name, each)
             newest[name] = each
-    current = _version_of(deployments[-1]) if deployments else None
+    current = _version_of(line[-1]) if line else None
     versions = []
     for number, name in enumerate(first, start=1):
         info = newest[name].info or {}
@@ -99,10 +100,15 @@ def previous(repository: Path = Path()) -> str:
     """
     line, _ = _line(repository)
     if len(line) < 2:  # noqa: PLR2004
-        if git(repository, "rev-parse", "--is-shallow-repository").strip() == b"true":
+        if shallow(repository):
             raise UserError("this clone has the end of Git's history only; first run: git fetch --unshallow")
         raise UserError("there is no version before the current one; `ferflow champion` lists them all")
     return line[-2]
+
+
+def shallow(repository: Path = Path()) -> bool:
+    """Whether this clone lacks the beginning of Git's history, and the versions there."""
+    return git(repository, "rev-parse", "--is-shallow-repository").strip() == b"true"
 
 
 def rolled_back(repository: Path = Path()) -> set[str]:
@@ -128,7 +134,7 @@ def _line(repository: Path) -> tuple[list[str], set[str]]:
 
 
 def find(wanted: str, versions: Sequence[Version]) -> Version:
-    """The version with this name, number or tag (champion@v2, or v2); UserError with the nearest names if there is none."""
+    """The version with this name, number or tag (champion@v0.0.2, v0.0.2); UserError with the nearest names if there is none."""
     for version in versions:
         tags = (*version.tags, *(tag.removeprefix(TAG) for tag in version.tags))
         if wanted in (version.version, str(version.number), *tags):
@@ -164,7 +170,7 @@ def unrecorded(repository: Path = Path()) -> list[str]:
         return []  # whatever Git's index says: a kill right after a commit leaves it behind
     lines = git(repository, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", str(CHAMPION))
     top = git(repository, "rev-parse", "--show-prefix").decode().strip()
-    return [line[3:].removeprefix(top) for line in lines.decode().split("\0") if line]
+    return [line[3:].removeprefix(top) for line in lines.decode(errors="replace").split("\0") if line]
 
 
 def restore(wanted: str, repository: Path = Path()) -> Restored:
@@ -242,13 +248,15 @@ def _check_unchanged(version: Version, repository: Path) -> None:
         )
 
 
-def _deployments(repository: Path) -> list[_Deployment]:
-    """The commits that changed champion.json, oldest first."""
+def _deployments(repository: Path, *options: str) -> list[_Deployment]:
+    """The commits that changed champion.json, oldest first; of merged branches those that led to what HEAD holds."""
     path = (CHAMPION / champion.INFO).as_posix()
     # Signatures are shown among the lines, where Git is set so (log.showSignature).
-    asked = ("log", "--reverse", "--no-show-signature", "--format=%H %cI", "--", path)
+    asked = ("log", "--reverse", "--no-show-signature", "--format=%H %cI", *options, "--", path)
     lines = git(repository, *asked).decode().splitlines()
     commits = [line.split() for line in lines]
+    if not commits and not (repository / PARAMS).exists():
+        raise UserError(f"no {PARAMS} here; run ferflow in the folder of the pipeline")
     contents = _read([f"{commit}:./{path}" for commit, _ in commits], repository)
     return [
         _Deployment(commit, datetime.fromisoformat(date), _parsed(content))
@@ -274,7 +282,7 @@ def _parsed(content: bytes | None) -> dict[str, Any] | None:
     try:
         info = json.loads(content or b"")
         _ = info["version"], info["candidate"], info["data"]["name"]
-        _ = info["metrics"]["val"]["accuracy"], info["metrics"]["test"]["accuracy"]
+        _ = [float(info["metrics"][split]["accuracy"]) for split in ("val", "test")]
     except (ValueError, KeyError, TypeError):
         return None
     return dict(info)

@@ -1,5 +1,6 @@
 """`ferflow champion`: the list, the way back, the comparison, on a real Git repository."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from gto.api import register
 from typer.testing import CliRunner
 
 from flows.champion import app
@@ -71,10 +73,19 @@ def test_without_a_command_it_lists_the_versions() -> None:
     assert "models/champion is not as Git has it: 1 file changed (git status)." in answer()
 
 
-def test_rollback_to_an_empty_name_changes_nothing() -> None:
+def test_a_shallow_clone_says_that_its_list_is_not_all() -> None:
+    words = "This clone has the end of Git's history only; for older versions first run: git fetch --unshallow"
+    assert words not in answer()
+    git("clone", "-q", "--depth", "1", Path.cwd().as_uri(), "clone")
+    with contextlib.chdir("clone"):
+        assert answer().splitlines()[-1] == words
+
+
+@pytest.mark.parametrize("command", [("rollback", ""), ("compare", ""), ("compare", "1", "")])
+def test_an_empty_name_is_no_version(command: tuple[str, ...]) -> None:
     """As a script's variable that is not set gives it."""
     with pytest.raises(UserError, match="no version ''"):
-        answer("rollback", "")
+        answer(*command)
 
 
 def test_rollback_without_a_version_goes_one_back() -> None:
@@ -83,6 +94,15 @@ def test_rollback_without_a_version_goes_one_back() -> None:
     assert git("status", "--porcelain") == ""
     answer("rollback", "2")
     assert champion.load(CHAMPION).version == "net-two"
+
+
+def test_the_tags_that_gto_gives_are_those_of_the_help() -> None:
+    git("tag", "--delete", "champion@v1")
+    for commit in ("HEAD~1", "HEAD"):
+        register(".", "champion", commit)
+    assert "(v0.0.2, of gto register champion)" in " ".join(answer("--help").split())
+    assert answer("rollback", "v0.0.1").startswith("models/champion is net-one again")
+    assert answer("rollback", "v0.0.2").startswith("models/champion is net-two again")
 
 
 def test_compare_with_the_current_one_asks_the_gate() -> None:
@@ -120,6 +140,13 @@ def test_mistakes_are_told() -> None:
     git("commit", "-q", "-m", "gone")
     with pytest.raises(UserError, match="no current champion; name two versions"):
         answer("compare", "1")
+
+
+def test_elsewhere_it_says_where_to_run() -> None:
+    with contextlib.chdir("models"):
+        for command in ([], ["rollback"], ["rollback", "1"], ["compare", "1"]):
+            with pytest.raises(UserError, match=r"no params\.yaml here; run ferflow in the folder of the pipeline"):
+                answer(*command)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -20,8 +20,8 @@ from conftest import CANDIDATES, Workspace, kill, programs_in
 from prefect_server import TIMEOUT, Server, wait_until
 
 from flows.decision import Outcome
-from flows.retrain import push_champion, retrain
-from tasks import champion, versions
+from flows.retrain import DECIDED, look, push_champion, retrain
+from tasks import champion, rebuild, versions
 from tasks.rebuild import STATE
 from tasks.synthetic import draw_face
 
@@ -99,6 +99,24 @@ def test_nothing_changed_is_nothing_to_do(prefect, workspace):
     assert state.message == "nothing to do: no data, parameter or code has changed"
     intact(workspace, before)
     assert not (workspace.folder / STATE / "workspace").exists()
+
+
+def test_what_a_power_cut_left_empty_ends_no_run(prefect, workspace):
+    """The names of what a run wrote are on the disk, and their content is not."""
+    before = workspace.champion()
+    for name in ("installation.json", "running.json"):
+        (workspace.folder / STATE / name).touch()
+    assert night(workspace).message == "nothing to do: no data, parameter or code has changed"
+    intact(workspace, before)
+
+
+def test_a_decision_without_content_decides_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    DECIDED.parent.mkdir(parents=True)
+    DECIDED.touch()
+    changes = {"parse": ["data/raw"]}
+    monkeypatch.setattr(rebuild, "out_of_date", lambda _: changes)
+    assert look.fn("data/raw", {"champion": "net"}, False) == changes
 
 
 def test_an_unclean_workspace_is_refused_with_the_list(prefect, workspace, capfd):

@@ -218,7 +218,7 @@ def assert_one_line(output, beginning):
 
 def test_with_a_server_that_is_set_it_leaves_that_running(server, tmp_path):
     serving = Serving(tmp_path)
-    with serving.running(PREFECT_API_URL=server.url) as process:
+    with serving.running(PREFECT_API_URL=f"{server.url}/") as process:
         assert f"{server.port} (a server that ran already)" in serving.read()
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(TIMEOUT) == 0
@@ -281,17 +281,50 @@ def test_an_address_that_is_none_is_one_line(port):
         pass
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{}", "https://localhost:{}/api", "http://localhost:{}/apis"])
+def test_an_address_at_which_no_server_would_be_is_one_line(address):
+    """Where one is started for it, nothing would answer there."""
+    from prefect.settings import temporary_settings
+
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (
+        temporary_settings({"PREFECT_API_URL": address.format(port)}),
+        pytest.raises(
+            UserError, match=rf"{address.format(port)} \(PREFECT_API_URL\); one on this computer is at http://.*/api$"
+        ),
+        local_server(),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("name: ferflow", "name: [", "prefect.yaml, line 16: expected the node content"),
         ("deployments:", "deploy:", "prefect.yaml: no list of deployments"),
         ("    schedules:", "    schedule:", "deployment label: unknown key schedule; did you mean schedules?"),
-        ("    triggers:", "    triggers: 5\n    tags:", "deployment label: 'int' object is not iterable"),
+        ("    triggers:", "    triggers: 5\n    tags:", "deployment label: triggers is 5, no list"),
+        ("    triggers:", "    tags: photos\n    triggers:", "deployment label: tags is 'photos', no list"),
+        ("- name: label", "- name: 5", "prefect.yaml, deployment 5: 5 is no name"),
+        ("- name: label", "- name: a/b", "prefect.yaml, deployment a/b: 'a/b' is no name; use text without / % & > <"),
+        ("      out: labels", "      out: labels\n      out: faces", "prefect.yaml, line 31: 'out' is there twice"),
+        ("work_pool:", "enabled: true\n    work_pool:", "deployment label: unknown key enabled"),
+        ("description: Labels", "description: 5  #", "deployment label: description: Input should be a valid string"),
+        ("py:label_photos", "py:run_shards", "deployment label: Function with name 'run_shards' is not a flow."),
+        ("sources: [", "source: [", "deployment label, parameters: unknown key source; did you mean sources?"),
+        ("sources: [photos]", "sources: photos", "label, parameters: sources: 'photos' is not of type 'array'"),
+        ("sources: [photos]", "sources: [photos, 5]", "label, parameters: sources: 1: 5 is not of type 'string'"),
+        ("out: labels", "out: 2026-13-01", "prefect.yaml: month must be in 1..12"),
+        ("      out: labels\n", "", "deployment label, parameters: 'out' is a required property"),
+        ("push: false", "push: maybe", "deployment retrain, parameters: push: 'maybe' is not of type 'boolean'"),
+        ("cron:", "parameters: {froce: true}\n        cron:", "deployment retrain, parameters: unknown key froce"),
         ("expect:", "expects:", "deployment label, triggers: unknown key expects; did you mean expect?"),
         ("interval: 900", "interval: often", "deployment label: interval: Input should be a valid timedelta"),
         ("30 3 * * *", "99 3 * * *", "deployment retrain: cron: "),
         ("collision_strategy: CANCEL_NEW", "collision_strategy: QUEUE", "deployment label: collision_strategy: "),
+        ("limit: 1", "limit: 0", "deployment label: concurrency_limit: 0 is less than 1"),
         ("timezone: UTC", "timezone: Lisboa", "deployment retrain: timezone: "),
         ("label.py:label_photos", "label.py:label", "deployment label: no function label in flows/label.py"),
         ("flows/label.py", "flows/labels.py", "deployment label: cannot read entrypoint flows/labels.py"),
@@ -307,6 +340,27 @@ def test_a_mistake_in_prefect_yaml_is_one_line(old, new, message, tmp_path, monk
         read_deployments()
     assert message in str(failure.value)
     assert "\n" not in str(failure.value)
+
+
+def test_two_deployments_of_one_name_are_one_line(tmp_path, monkeypatch):
+    """The second would take the place of the first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flows").symlink_to(ROOT / "flows")
+    label = "  - name: label\n    entrypoint: flows/label.py:label_photos\n    parameters: {sources: [photos], out: labels}\n"
+    (tmp_path / "prefect.yaml").write_text(f"deployments:\n{label}{label.replace('name: label', 'name: again')}")
+    assert len(read_deployments()) == 2
+    (tmp_path / "prefect.yaml").write_text(f"deployments:\n{label}{label}")
+    with pytest.raises(UserError, match=r"prefect\.yaml: two deployments are label/label; give each a name of its own"):
+        read_deployments()
+
+
+def test_what_a_flow_needs_may_come_from_the_schedule(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flows").symlink_to(ROOT / "flows")
+    deployments = (ROOT / "prefect.yaml").read_text().replace("      out: labels\n", "")
+    given = deployments.replace("- interval: 900", "- interval: 900\n        parameters: {out: labels}")
+    (tmp_path / "prefect.yaml").write_text(given)
+    assert len(read_deployments()) == 2
 
 
 def test_without_prefect_yaml_it_says_where_to_run(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
 import errno
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,17 @@ def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_disks_refuse_is_explained(number: int, words: str) -> None:
     line = code_after(OSError(number, "as the system says", "data/x"))
     assert isinstance(line, str) and words in line and "\n" not in line
+
+
+def test_a_folder_that_cannot_be_copied_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "folder" / name).symlink_to("nowhere")
+    with pytest.raises(shutil.Error) as failure:
+        shutil.copytree(tmp_path / "folder", tmp_path / "copy")
+    line = code_after(failure.value)
+    assert isinstance(line, str) and line.startswith("ferflow: cannot copy: [Errno 2] No such file or directory: ")
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize("failure", [OSError("no number"), OSError(errno.ENOENT, "no file name"), ZeroDivisionError()])

@@ -451,6 +451,15 @@ def test_a_reference_locked_by_somebody_undoes_it(name: str) -> None:
 
 
 @pytest.mark.usefixtures("repository")
+def test_a_journal_that_a_power_cut_left_empty_is_of_nothing() -> None:
+    """The journal is on the disk before anything changes."""
+    old = built()
+    JOURNAL.touch()
+    assert not recover(JOURNAL)
+    check(old)
+
+
+@pytest.mark.usefixtures("repository")
 def test_without_a_journal_there_is_nothing_to_mend() -> None:
     old = built()
     Path(".git/index.lock").touch()

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tasks.errors import UserError
 from tasks.params import Drift, Label, load, load_drift, load_label
@@ -53,6 +54,7 @@ def test_the_committed_file_is_right() -> None:
         ("seed: 7", "zzz: 7", "unknown key train.zzz; known: seed, max_minutes"),
         ("seed: 7", 'seed: "7"', "train.seed is '7'; it should be a valid integer"),
         ("seed: 7", "seed: -1", "train.seed is -1; it should be greater than or equal to 0"),
+        ("seed: 7", "seed: 4294967296", "train.seed is 4294967296; it should be less than 4294967296"),
         ("  seed: 7\n", "", "train.seed is missing"),
         ("max_rejected: 0.01", "max_rejected: 1.5", "parse.max_rejected is 1.5; it should be less than or equal to 1"),
         ("max_rejected: 0.01", "max_rejected: .nan", "parse.max_rejected is nan"),
@@ -81,6 +83,13 @@ def test_a_mistake_is_told_by_name(tmp_path: Path, old: str, new: str, words: st
     found = complaint(path)
     assert words in found
     assert str(path) in found
+
+
+def test_without_a_candidate_there_is_nothing_to_train(tmp_path: Path) -> None:
+    text = COMMITTED.read_text(encoding="utf-8")
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(text) | {"candidates": {}, "teachers": []}))
+    assert "candidates is {}; it should have at least 1 item" in complaint(path)
 
 
 @pytest.mark.parametrize(

@@ -508,6 +508,12 @@ def test_a_pattern_matches_folders_as_folders_and_nothing_in_output_folders(here
 # What the user can mend
 
 
+def test_no_source_at_all() -> None:
+    """As prefect.yaml may have it."""
+    with pytest.raises(UserError, match="sources are empty; name the folder of the photos"):
+        find_images([], Path("out"))
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

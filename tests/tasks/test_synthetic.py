@@ -1,5 +1,8 @@
 """The made set: FER2013's form, repeatable, learnable. That parse finds its faults is in tests/test_pipeline.py."""
 
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -53,3 +56,13 @@ def test_too_few_rows_are_refused(tmp_path):
     with pytest.raises(UserError, match="200 rows at least"):
         write_made_csv(tmp_path / "few.csv", rows=199, seed=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path, monkeypatch):
+    """Such as /dev/null, which root could."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    for place in (Path("pipe"), Path(), tmp_path):
+        with pytest.raises(UserError, match="is no file, to be replaced by one"):
+            write_made_csv(place, rows=200, seed=1)
+    assert Path("pipe").is_fifo()

@@ -93,6 +93,22 @@ def test_history_lists_versions_newest_first(repository: Repository) -> None:
     assert one.date <= two.date
 
 
+def test_a_champion_that_a_merge_did_not_take_stays_a_version(repository: Repository) -> None:
+    repository.git("checkout", "-q", "-b", "other", "HEAD~1")
+    repository.deploy("net-other", 3.0)
+    repository.git("checkout", "-q", "-")
+    repository.git("merge", "-q", "--no-edit", "-X", "theirs", "other")
+    assert {each.version: each.current for each in history(repository.folder)} == {
+        "net-one": False,
+        "net-two": False,
+        "net-other": True,
+    }
+    assert previous(repository.folder) == "net-one"
+    restore("net-two", repository.folder)
+    assert champion.load(repository.folder / CHAMPION).version == "net-two"
+    assert previous(repository.folder) == "net-other"
+
+
 def test_a_version_is_listed_once_from_its_first_date_and_held_by_its_newest_commit(repository: Repository) -> None:
     before = history(repository.folder)
     repository.deploy("net-one", 1.5)
@@ -105,7 +121,9 @@ def test_a_version_is_listed_once_from_its_first_date_and_held_by_its_newest_com
 def test_history_passes_over_what_is_no_champion(repository: Repository) -> None:
     path = repository.folder / CHAMPION / "champion.json"
     whole = path.read_text()
-    for content in ("{", "[]", '{"version": "x"}'):
+    unmeasured = json.loads(whole)
+    unmeasured["metrics"]["val"]["accuracy"] = None
+    for content in ("{", "[]", '{"version": "x"}', json.dumps(unmeasured | {"version": "net-three"})):
         path.write_text(content)
         repository.commit("broken")
     assert [(each.version, each.current) for each in history(repository.folder)] == [
@@ -245,6 +263,11 @@ def test_a_champion_edited_by_hand_is_refused(repository: Repository) -> None:
     ):
         restore("net-one", repository.folder)
     assert repository.files() == files
+
+
+def test_a_file_whose_name_is_not_utf_8_is_a_change(repository: Repository) -> None:
+    (Path(os.fsdecode(bytes(repository.folder / CHAMPION) + b"/a\xff"))).touch()
+    assert unrecorded(repository.folder) == ["models/champion/a\N{REPLACEMENT CHARACTER}"]
 
 
 def test_a_version_that_is_not_whole_is_refused(repository: Repository) -> None:
