@@ -104,8 +104,8 @@ def _remove(folder: Path) -> None:
     """
     if not os.path.lexists(folder):
         return
-    ours = folder.is_dir() and not folder.is_symlink()
-    if not ours or not ((folder / PIPELINE[0]).exists() or not any(folder.iterdir())):
+    a_folder = folder.is_dir() and not folder.is_symlink()
+    if not (a_folder and ((folder / PIPELINE[0]).exists() or not any(folder.iterdir()))):
         raise UserError(f"{folder} is in the way of the demonstration, and not an earlier one; move it or rename it")
     shutil.rmtree(folder)
 

@@ -158,8 +158,9 @@ def _download(address: str, bench: Path) -> Path:
 def _name(address: str) -> str:
     """What the file at an address is called, where that can be a file's name; else fer2013.csv."""
     name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
-    usable = "." in name.lstrip(".") and name.isprintable() and len(name.encode()) <= LONGEST_NAME
-    return name if usable and not name.startswith(".") else CSV_NAMES[0]
+    hidden = name.startswith(".")
+    usable = "." in name and not hidden and name.isprintable() and len(name.encode()) <= LONGEST_NAME
+    return name if usable else CSV_NAMES[0]
 
 
 def progress_bar() -> Progress:

@@ -40,6 +40,14 @@ def head(repository: Path) -> str:
     return git(repository, "rev-parse", "HEAD").decode().strip()
 
 
+def changed_files(place: Path, repository: Path = Path()) -> list[tuple[str, str]]:
+    """What at a place is not as HEAD has it, new files included: Git's two letters, and the path from `repository`."""
+    asked = ("status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", str(place))
+    top = git(repository, "rev-parse", "--show-prefix").decode().strip()
+    lines = git(repository, *asked).decode(errors="replace").split("\0")  # names need not be UTF-8
+    return [(line[:2], line[3:].removeprefix(top)) for line in lines if line]
+
+
 def check_identity(repository: Path) -> None:
     """Raise UserError if Git does not know who commits, by name and address (gto's tags need both)."""
     try:

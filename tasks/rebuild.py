@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.git import check_identity, git, head
+from tasks.git import changed_files, check_identity, git, head
 from tasks.params import Params
 from tasks.paths import (
     ARRAYS,
@@ -60,11 +60,7 @@ def apart(state: Path = STATE) -> Path:
 
 def unclean() -> list[str]:
     """Files that are not as HEAD has them: changed ones anywhere, and new ones where the pipeline would see them."""
-    lines = git(Path(), "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", ".")
-    prefix = git(Path(), "rev-parse", "--show-prefix").decode().strip()
-    entries = lines.decode(errors="replace").split("\0")  # names need not be UTF-8
-    states = [(line[:2], line[3:].removeprefix(prefix)) for line in entries if line]
-    return [path for state, path in states if state != "??" or path.startswith(OURS)]
+    return [path for state, path in changed_files(Path()) if state != "??" or path.startswith(OURS)]
 
 
 def check_workspace() -> None:

@@ -4,17 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.files import write_json
+from tasks.files import read_json, write_json
 from tasks.paths import TIMINGS
 
 
 def record_timing(candidate: str, **figures: float | list[float]) -> None:
     """Add figures, such as train_minutes=17.2, to the candidate's file; those of the same name, or damaged ones, are replaced."""
-    try:
-        known = read_timings(candidate)
-    except ValueError:  # in the middle of a merge, for example: no reason to lose what has just been trained
-        known = {}
-    write_json(TIMINGS / f"{candidate}.json", known | figures)
+    path = TIMINGS / f"{candidate}.json"
+    # Damaged in the middle of a merge, for example: no reason to lose what has just been trained.
+    write_json(path, (read_json(path) or {}) | figures)
 
 
 def read_timings(candidate: str, workspace: Path = Path()) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tasks import champion
 from tasks.errors import UserError
-from tasks.git import check_identity, git, head
+from tasks.git import changed_files, check_identity, git, head
 from tasks.params import PARAMS
 from tasks.paths import CHAMPION
 
@@ -168,9 +168,7 @@ def unrecorded(repository: Path = Path()) -> list[str]:
     folder = repository / CHAMPION
     if folder.exists() and _content(folder) == _files("HEAD", repository):
         return []  # whatever Git's index says: a kill right after a commit leaves it behind
-    lines = git(repository, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames", "--", str(CHAMPION))
-    top = git(repository, "rev-parse", "--show-prefix").decode().strip()
-    return [line[3:].removeprefix(top) for line in lines.decode(errors="replace").split("\0") if line]
+    return [path for _, path in changed_files(CHAMPION, repository)]
 
 
 def restore(wanted: str, repository: Path = Path()) -> Restored:
