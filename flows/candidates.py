@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -108,37 +109,49 @@ def _start(deployment: UUID, parameters: dict[str, Any]) -> UUID:
     return run.id  # type: ignore[union-attr]  # no coroutine: this is not async
 
 
+@dataclass
+class _Waited:
+    """A run that is waited for, its last sign of life and when that came (`time.monotonic`)."""
+
+    id: UUID
+    sign: object = None
+    since: float = field(default_factory=time.monotonic)
+
+
 def _look_after(client: SyncPrefectClient, pool: str, runs: dict[str, UUID]) -> dict[str, State[Any]]:
     """Wait until all runs have ended, or nobody is at work on them; returns their states. Cancels what is left if we end."""
-    waiting = dict(runs)
+    waiting = {name: _Waited(key) for name, key in runs.items()}
     ended: dict[str, State[Any]] = {}
-    signs: dict[str, tuple[object, float]] = {}
     try:
         while waiting:
             time.sleep(LOOK)
             with suppress(httpx.HTTPError):  # the server is busy, or starts again
-                for name, key in list(waiting.items()):
-                    try:
-                        run = client.read_flow_run(key)
-                    except ObjectNotFound:
-                        ended[name] = Crashed(message="somebody removed its run")
-                        del waiting[name]
-                        continue
-                    sign, now = _sign(client, pool, run), time.monotonic()
-                    last, since = signs.setdefault(name, (sign, now))
-                    if sign != last:
-                        signs[name] = sign, now
-                    elif now - since > SILENCE and not (run.state and run.state.is_final()):
-                        client.set_flow_run_state(key, Crashed(message=_why_silent(run, pool)), force=True)
-                        run = client.read_flow_run(key)
-                    if run.state and run.state.is_final():
-                        ended[name] = run.state
+                for name, waited in list(waiting.items()):
+                    if state := _end(client, pool, waited):
+                        ended[name] = state
                         del waiting[name]
     finally:
-        for key in waiting.values():
+        for waited in waiting.values():
             with suppress(httpx.HTTPError, ObjectNotFound):
-                client.set_flow_run_state(key, Cancelling())
+                client.set_flow_run_state(waited.id, Cancelling())
     return ended
+
+
+def _end(client: SyncPrefectClient, pool: str, waited: _Waited) -> State[Any] | None:
+    """The state in which a run has ended, None if it has not; one without a sign of life for SILENCE is ended here."""
+    try:
+        run = client.read_flow_run(waited.id)
+    except ObjectNotFound:
+        return Crashed(message="somebody removed its run")
+    if run.state and run.state.is_final():
+        return run.state
+    sign, now = _sign(client, pool, run), time.monotonic()
+    if sign != waited.sign:
+        waited.sign, waited.since = sign, now
+    elif now - waited.since > SILENCE:
+        client.set_flow_run_state(waited.id, Crashed(message=_why_silent(run, pool)), force=True)
+        return client.read_flow_run(waited.id).state
+    return None
 
 
 def _sign(client: SyncPrefectClient, pool: str, run: FlowRun) -> object:

@@ -19,7 +19,7 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tasks.errors import UserError
+from tasks.errors import UserError, explaining
 from tasks.files import alone, replacing, sha256
 from tasks.ingest import KAGGLE, MOST_UNPACKED, NOTHING_FOUND, find_source
 
@@ -217,7 +217,8 @@ def _place(arrived: Path, bench: Path, folder: Path, force: bool) -> Path:
     if arrived.is_relative_to(bench):
         arrived.rename(candidate)
     elif arrived.is_dir():
-        _copy_folder(arrived, candidate)
+        with explaining():  # links to nothing, pipes, links in a circle
+            shutil.copytree(arrived, candidate)
     else:
         shutil.copyfile(arrived, candidate)
     _check(candidate, str(arrived))
@@ -229,14 +230,6 @@ def _place(arrived: Path, bench: Path, folder: Path, force: bool) -> Path:
         place.rename(bench / "replaced")
     candidate.rename(place)
     return place
-
-
-def _copy_folder(folder: Path, copy: Path) -> None:
-    try:
-        shutil.copytree(folder, copy)
-    except shutil.Error as error:  # of all files that could not be copied: links to nothing, pipes, links in a circle
-        name, _, reason = error.args[0][0]
-        raise UserError(f"{name} cannot be copied: {reason}") from error
 
 
 def _check(candidate: Path, name: str) -> None:

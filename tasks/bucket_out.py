@@ -5,7 +5,6 @@ in an output folder the tables, the report, run.json and the pictures, but Parqu
 """
 
 import hashlib
-import json
 import os
 import re
 import uuid
@@ -16,7 +15,7 @@ from urllib.parse import quote
 
 from tasks.buckets import MARKER, bucket_of, explained, inside, split
 from tasks.errors import UserError
-from tasks.files import alone, replacing, sha256, write_json
+from tasks.files import alone, read_json, replacing, sha256, write_json
 from tasks.journal import Journal
 from tasks.lease import Lease
 from tasks.sources import ImageFile
@@ -165,10 +164,7 @@ class BucketOut:
 
     def _published(self) -> dict[str, list[str]]:
         """The checksum and the tag of each file as this folder left it in the bucket."""
-        try:
-            content: dict[str, list[str]] = json.loads((self.folder / PUBLISHED).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        content: dict[str, list[str]] = read_json(self.folder / PUBLISHED) or {}
         return content
 
     @contextmanager

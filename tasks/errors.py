@@ -40,7 +40,8 @@ def explaining() -> Iterator[None]:
     try:
         yield
     except shutil.Error as error:  # of a folder that was copied: source, target and reason of each file that failed
-        raise UserError(f"cannot copy: {error.args[0][0][2]}") from error
+        name, _, reason = error.args[0][0]
+        raise UserError(f"{name} cannot be copied: {reason}") from error
     except OSError as error:
         if line := explain(error):
             raise UserError(line) from error

@@ -41,6 +41,7 @@ function tell() {
 function connect() {
   const connection = new WebSocket(new URL("frames", location.href.replace(/^http/, "ws").split("#")[0]));
   connection.binaryType = "arraybuffer";
+  connection.addEventListener("open", () => ($("stop").disabled = false));
   connection.addEventListener("message", ({ data }) => {
     if (typeof data !== "string") return receive(data, connection);
     end(...JSON.parse(data));
@@ -60,13 +61,13 @@ function stand(...words) {
   notice = words;
   tell();
   document.body.classList.add("still");
+  $("stop").disabled = true;
   for (const id of ["rate", "delay", "looked"]) $(id).textContent = "–";
 }
 
 function end(...words) {
   ended = true;
   stand(...words);
-  $("stop").disabled = true;
 }
 
 async function receive(data, connection) {
@@ -277,7 +278,7 @@ function step(by) {
 
 function listen() {
   $("snapshot").addEventListener("click", snapshot);
-  $("stop").addEventListener("click", () => socket.readyState === WebSocket.OPEN && socket.send("stop"));
+  $("stop").addEventListener("click", () => socket.send("stop"));
   $("picture").addEventListener("click", ({ offsetX, offsetY }) => {
     const scale = pen.canvas.width / pen.canvas.clientWidth;
     const [x, y] = [offsetX * scale, offsetY * scale];

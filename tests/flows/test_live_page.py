@@ -408,6 +408,7 @@ def test_a_connection_that_is_lost_is_seen(window: webdriver.Chrome, own: Progra
     page = Page(window, own.address)
     own.process.kill()
     wait(lambda: page.text("#notice") == "The connection is lost; trying again …")
+    assert not window.find_element("id", "stop").is_enabled()
     assert not any(re.search(r"\d", figure) for figure in page.meters()[:3])
     assert float(window.find_element("id", "picture").value_of_css_property("opacity")) < 1
 

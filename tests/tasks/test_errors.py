@@ -51,7 +51,7 @@ def test_a_folder_that_cannot_be_copied_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(shutil.Error) as failure:
         shutil.copytree(tmp_path / "folder", tmp_path / "copy")
     line = code_after(failure.value)
-    assert isinstance(line, str) and line.startswith("ferflow: cannot copy: [Errno 2] No such file or directory: ")
+    assert isinstance(line, str) and "/folder/" in line and " cannot be copied: [Errno 2] No such file" in line
     assert "\n" not in line
 
 
