@@ -1,19 +1,23 @@
-"""What each part of a recipe is worth: a candidate trained with one thing changed at a time, a line each.
+"""What each part of a recipe is worth, and what it lacks would be: a candidate with one thing changed at a time, a line each.
 
     python tests/benchmarks/recipes.py [--candidate small] [--epochs 8] [--out tests/benchmarks/recipes.csv]
 
-All learn from the labels alone: a teacher is a training of its own. Accuracies are on val, where such choices belong; by chance
-one differs from another by 0.8 points and more of 3,588 faces, and a short training favours what regularises less. `log_loss`,
-after temperature scaling on the same faces, varies less by chance. `changed` is the mean accuracy under the changes of
-tests/changes.py, which are what photos do to faces. A line takes minutes; those that the csv has already are not measured again,
-so it can be stopped and continued.
+All but one learn from the labels alone: a teacher is a training of its own. Accuracies are on val, where such choices belong; by
+chance one differs from another by 0.8 points and more of 3,588 faces, and a short training favours what regularises less.
+`log_loss`, after temperature scaling on the same faces, varies less by chance. `changed` is the mean accuracy under the changes
+of tests/changes.py, which are what photos do to faces. A line takes minutes; those that the csv has already are not measured
+again, so it can be stopped and continued.
 """
 
 import argparse
 import csv
+import math
 import os
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import techniques
 from changes import CHANGES
+from techniques import Fit
 from train_speed import ROOT, in_process
 
 from tasks import networks, scores
@@ -32,37 +38,74 @@ from tasks.calibration import fit_temperature
 from tasks.checkpoint import Checkpoint
 from tasks.expressions import FACE_SIZE
 from tasks.params import Candidate, load
+from tasks.train import Data
 
 ADAM = {"name": "adam", "learning_rate": 0.002}
 SGD = {"name": "sgd", "learning_rate": 0.1, "options": {"momentum": 0.9, "nesterov": True, "global_clipnorm": 5.0}}
 FRAMING = {"mirror": True, "rotate": 15.0, "shift": 0.08, "zoom": 0.15}  # of augmentation, nothing else
 BY_LABELS = {"labels": "arrays", "taught": None, "label_smoothing": 0.1}  # as `small` was before it had a teacher
-VARIANTS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "Adam in place of Muon": {"optimizer": ADAM},
-    "SGD in place of Muon": {"optimizer": SGD},
-    "mixup 0.2": {"mixup": 0.2},
-    "class weights": {"class_weights": True},
-    "only framing is augmented": {"augment": FRAMING},
-    "no pictures of nothing": {"nothing": 0.0},
-    "whole faces from the start": {"sizes": []},
-    "labels not smoothed": {"label_smoothing": 0.0},
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed; nothing by default. See techniques.py for what the pipeline cannot do."""
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)  # options added to the recipe's
+    network: Callable[[keras.Model], keras.Model] = lambda model: model
+    data: Callable[[Data, Fit], Data] = lambda data, _: data
+    callbacks: Callable[[], list[keras.callbacks.Callback]] = list
+
+
+def averaged(momentum: float) -> Variant:
+    """Keras's exponential moving average of the weights, of about 1 / (1 - momentum) updates."""
+    options = {"use_ema": True, "ema_momentum": momentum}
+    return Variant(optimizer=options, callbacks=lambda: [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)])
+
+
+VARIANTS = {
+    "as it is": Variant(),
+    "Adam in place of Muon": Variant({"optimizer": ADAM}),
+    "SGD in place of Muon": Variant({"optimizer": SGD}),
+    "batches of 256": Variant({"batch": 256}),
+    "mixup 0.2": Variant({"mixup": 0.2}),
+    "class weights": Variant({"class_weights": True}),
+    "only framing is augmented": Variant({"augment": FRAMING}),
+    "no pictures of nothing": Variant({"nothing": 0.0}),
+    "whole faces from the start": Variant({"sizes": []}),
+    "labels not smoothed": Variant({"label_smoothing": 0.0}),
+    "weights averaged over half an epoch": averaged(0.99),
+    "weights averaged over two epochs": averaged(0.998),
+    "squeeze-and-excitation": Variant(network=techniques.excited),
+    "cutmix": Variant(network=techniques.cut_and_mixed),
+    "taught by the champion": Variant({"label_smoothing": 0.0}, data=techniques.taught),
+    "sharpness-aware steps": Variant(network=techniques.sharpness_aware),
+    "contradicted labels left out": Variant(data=techniques.cleaned),
+    "faces enlarged to 64 px": Variant({"sizes": []}, network=techniques.enlarged),
 }
 COLUMNS = ("recipe", "accuracy", "mirrored", "log_loss", "changed", "lowest_recall")
 
 
-def measure(name: str, epochs: int, change: dict[str, Any]) -> dict[str, float]:
-    """Train the changed recipe; its best epoch's accuracies."""
-    params = load()
-    recipe = Candidate.model_validate(params.candidate(name).model_dump() | BY_LABELS | {"epochs": epochs} | change)
-    keras.utils.set_random_seed(params.train.seed)
-    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
-    model = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
-    data = stage.load_data(recipe)
+def fitted(variant: Variant, recipe: Candidate, seed: int, data: Data) -> keras.Model:
+    """The best epoch's network of a training on these data."""
+    keras.utils.set_random_seed(seed)
+    model = variant.network(networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options))
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Checkpoint(Path(folder) / name / "epochs.npz", "", [], params.train.max_minutes)
-        stage.fit(model, data, recipe, params.train.seed, checkpoint)
-    network = stage.plain(model, checkpoint.best)
+        checkpoint = Checkpoint(Path(folder) / "epochs.npz", "", variant.callbacks(), math.inf)
+        stage.fit(model, data, recipe, seed, checkpoint)
+    return stage.plain(model, checkpoint.best)
+
+
+def measure(name: str, epochs: int, changed: str) -> dict[str, float]:
+    """Train the changed recipe; its best epoch's accuracies."""
+    params, variant = load(), VARIANTS[changed]
+    changes = BY_LABELS | {"epochs": epochs} | variant.recipe
+    recipe = Candidate.model_validate(params.candidate(name).model_dump() | changes)
+    recipe.optimizer.options.update(variant.optimizer)
+    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
+    fit = partial(fitted, variant, recipe, params.train.seed)
+    data = stage.load_data(recipe)
+    network = fit(variant.data(data, fit))
 
     def answers(faces: np.ndarray) -> np.ndarray:
         probabilities: np.ndarray = network.predict(faces, batch_size=stage.VAL_BATCH, verbose=0)
@@ -90,9 +133,9 @@ def main() -> None:
         out.write_text(",".join(COLUMNS) + "\n")
     with out.open(newline="") as file:
         done = {row["recipe"] for row in csv.DictReader(file)}
-    for recipe, change in VARIANTS.items():
+    for recipe in VARIANTS:
         if recipe not in done:
-            measured = in_process(measure, arguments.candidate, arguments.epochs, change)
+            measured = in_process(measure, arguments.candidate, arguments.epochs, recipe)
             line = {"recipe": recipe} | {name: f"{measured[name]:.4f}" for name in COLUMNS[1:]}
             with out.open("a") as file:
                 csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(line)
