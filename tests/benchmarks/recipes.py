@@ -67,7 +67,6 @@ VARIANTS = {
     "as it is": Variant(),
     "Adam in place of Muon": Variant({"optimizer": ADAM}),
     "SGD in place of Muon": Variant({"optimizer": SGD}),
-    "batches of 256": Variant({"batch": 256}),
     "mixup 0.2": Variant({"mixup": 0.2}),
     "class weights": Variant({"class_weights": True}),
     "only framing is augmented": Variant({"augment": FRAMING}),
@@ -81,7 +80,7 @@ VARIANTS = {
     "taught by the champion": Variant({"label_smoothing": 0.0}, data=techniques.taught),
     "sharpness-aware steps": Variant(network=techniques.sharpness_aware),
     "contradicted labels left out": Variant(data=techniques.cleaned),
-    "faces enlarged to 64 px": Variant({"sizes": []}, network=techniques.enlarged),
+    "faces enlarged to 64 px, whole from the start": Variant({"sizes": []}, network=techniques.enlarged),
 }
 COLUMNS = ("recipe", "accuracy", "mirrored", "log_loss", "changed", "lowest_recall")
 
