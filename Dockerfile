@@ -1,6 +1,7 @@
 # Everything that ferflow's programs need, from the lock, with the code and the champion. `ferflow label` works in it as it is:
 #
 #   docker build --tag ferflow .
+#   mkdir --parents labels  # else Docker makes it, and as root's
 #   docker run --rm --volume "$PWD/photos:/photos:ro" --volume "$PWD/labels:/labels" ferflow label /photos --out /labels
 #
 # compose.yaml puts a checkout of the project in the place of the copy in /ferflow, because retraining commits to it.

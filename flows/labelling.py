@@ -208,7 +208,7 @@ def live(
 
 
 def collect(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="An output folder of `ferflow label`.")],
+    labels: Annotated[str, typer.Argument(metavar="LABELS", help="An output folder of `ferflow label`.")],
     out: Annotated[
         Path | None, typer.Option(help="The csv to write; else data/raw/extra/NAME.csv, of LABELS' name.")
     ] = None,
@@ -225,9 +225,15 @@ def collect(
 
     Examples: `ferflow collect labels`, `ferflow collect labels --table corrected.csv --out data/raw/extra/party.csv`
     """
+    from tasks.buckets import is_url
     from tasks.collect import collect
     from tasks.extra import EXTRA
 
-    path, counts = collect(labels, out, table)
+    if is_url(labels):
+        raise UserError(
+            f"{labels} is no folder of this machine; `ferflow label` with this --out fetches what is corrected there, "
+            "and names the folder to collect"
+        )
+    path, counts = collect(Path(labels), out, table)
     first = "" if path.parent.name == EXTRA else f"put it into data/raw/{EXTRA}, then "
     print(f"{path}: {sum(counts.values()):,} faces to train on ({counted(counts)}). Next: {first}dvc repro")

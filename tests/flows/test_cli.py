@@ -62,6 +62,10 @@ def test_help_imports_nothing_heavy():
         (["made", "--rows", "5"], "ferflow: a made set has 200 rows at least, not 5"),
         (["demo"], "ferflow: no params.yaml or dvc.yaml"),
         (["worker", "training"], "ferflow: no params.yaml here"),
+        (
+            ["collect", "s3://party/labels"],
+            "ferflow: s3://party/labels is no folder of this machine; `ferflow label` with",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, folder, monkeypatch, capsys):
