@@ -6,11 +6,11 @@ shards of a worker that died to others; their task runs in Prefect begin anew.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import Task
 from prefect.futures import PrefectFuture
@@ -28,12 +28,14 @@ LOCAL = "local:"
 ANSWERING = 10  # s, for the scheduler to answer
 ALONE = 60.0  # s, that a cluster may be without a worker: some start late, or again
 LOOKING = 1.0  # s, between two looks whether there are any
+FETCHING = 10.0  # s, the same while the rows of a shard are fetched: each look makes that begin anew
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}  # environment of Dask's processes
 # Dask has its workers give memory back at once. A photo's is asked for again at once: that takes as long as finding its faces.
 KEEP_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 GOES_ON = "the same flow goes on from where it was"
 
 ShardTask = Task[[Shard], list[Labelled]]
+Awaited = TypeVar("Awaited")
 
 
 @contextmanager
@@ -125,11 +127,15 @@ class DaskCrew(Crew):
             ) from error
 
     def _next(self) -> PrefectFuture[list[Labelled]]:
+        return self._unless_alone(lambda: self._finished.get(timeout=LOOKING))
+
+    def _unless_alone(self, wait: Callable[[], Awaited]) -> Awaited:
+        """What `wait` returns; called again each time it gives up, until there has been no worker for ALONE s."""
         seen = time.monotonic()
         while True:
             try:
-                return self._finished.get(timeout=LOOKING)
-            except Empty:
+                return wait()
+            except (Empty, TimeoutError):
                 now = time.monotonic()
             if self._threads():
                 seen = now
@@ -143,7 +149,8 @@ class DaskCrew(Crew):
 
         try:
             with self._answering():
-                results = super()._result(future, shard)
+                # A worker may die with what it has finished: then another one does it again.
+                results = self._unless_alone(lambda: future.result(timeout=FETCHING))
         except KilledWorker as error:
             raise UserError(
                 f"{error.allowed_failures + 1} workers at {self._cluster} died over the same images, from {shard.files[0].shown} "

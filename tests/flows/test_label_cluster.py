@@ -159,6 +159,24 @@ def test_when_all_workers_die_a_line_says_so_and_nothing_is_lost(
     check(out, photos, expected)
 
 
+def test_a_worker_that_dies_with_what_it_has_finished_is_not_waited_for(
+    prefect, cluster, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(crew_module, "ALONE", 2.0)
+    monkeypatch.setattr(crew_module, "FETCHING", 1.0)
+    cluster.start_worker("only")
+    next_finished = crew_module.DaskCrew._next
+
+    def finished_and_gone(crew):
+        future = next_finished(crew)
+        cluster.kill("only")
+        wait_until(lambda: not crew._threads())
+        return future
+
+    monkeypatch.setattr(crew_module.DaskCrew, "_next", finished_and_gone)
+    assert failure(photos, tmp_path / "out", cluster.address).startswith(f"no worker at {cluster.address} for 2 s")
+
+
 def test_a_scheduler_that_goes_away_is_one_line(prefect, cluster, photos, tmp_path):
     cluster.start_worker("only")
 
