@@ -16,6 +16,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from tasks.threads import cores
+
 pytest_plugins = ["prefect_server", "browser", "s3", "s3_network"]
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +55,11 @@ LONGEST = (  # begun first, so that no process has one alone at the end
     "test_retrain.py", "test_nights.py", "test_candidates.py", "test_postgres.py", "test_serve.py", "test_pipeline.py",
 )  # fmt: skip
 NO_BARS = {"min_accuracy": 0.0, "min_class_recall": 0.0, "max_predicted_share": 1.0}
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: the tests of servers wait much of their time."""
+    return cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
