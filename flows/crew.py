@@ -28,7 +28,6 @@ LOCAL = "local:"
 ANSWERING = 10  # s, for the scheduler to answer
 ALONE = 60.0  # s, that a cluster may be without a worker: some start late, or again
 LOOKING = 1.0  # s, between two looks whether there are any
-FETCHING = 10.0  # s, the same while the rows of a shard are fetched: each look makes that begin anew
 QUIET = {"DASK_LOGGING__DISTRIBUTED": "warning"}  # environment of Dask's processes
 # Dask has its workers give memory back at once. A photo's is asked for again at once: that takes as long as finding its faces.
 KEEP_MEMORY = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
@@ -149,8 +148,8 @@ class DaskCrew(Crew):
 
         try:
             with self._answering():
-                # A worker may die with what it has finished: then another one does it again.
-                results = self._unless_alone(lambda: future.result(timeout=FETCHING))
+                # What a worker has finished may die with it: another one does it again. A look interrupts the fetch.
+                results = self._unless_alone(lambda: future.result(timeout=ALONE))
         except KilledWorker as error:
             raise UserError(
                 f"{error.allowed_failures + 1} workers at {self._cluster} died over the same images, from {shard.files[0].shown} "

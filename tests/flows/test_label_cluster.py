@@ -163,7 +163,6 @@ def test_a_worker_that_dies_with_what_it_has_finished_is_not_waited_for(
     prefect, cluster, photos, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(crew_module, "ALONE", 2.0)
-    monkeypatch.setattr(crew_module, "FETCHING", 1.0)
     cluster.start_worker("only")
     next_finished = crew_module.DaskCrew._next
 
