@@ -117,7 +117,7 @@ class DaskCrew(Crew):
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
-        """Tell of a scheduler that does not answer any more; tasks raise no error of these kinds."""
+        """Tell of a scheduler that does not answer any more."""
         try:
             yield
         except (OSError, CancelledError) as error:
@@ -130,15 +130,17 @@ class DaskCrew(Crew):
 
     def _unless_alone(self, wait: Callable[[], Awaited]) -> Awaited:
         """What `wait` returns; called again each time it gives up, until there has been no worker for ALONE s."""
-        seen = time.monotonic()
+        alone_since: float | None = None
         while True:
             try:
                 return wait()
             except (Empty, TimeoutError):
                 now = time.monotonic()
             if self._threads():
-                seen = now
-            elif now - seen > ALONE:
+                alone_since = None
+            elif alone_since is None:
+                alone_since = now
+            elif now - alone_since > ALONE:
                 raise UserError(
                     f"no worker at {self._cluster} for {ALONE:.0f} s; start some (dask worker ADDRESS --nthreads 1): {GOES_ON}"
                 )
@@ -148,13 +150,15 @@ class DaskCrew(Crew):
 
         try:
             with self._answering():
-                # What a worker has finished may die with it: another one does it again. A look interrupts the fetch.
-                results = self._unless_alone(lambda: future.result(timeout=ALONE))
+                # What a worker has finished may die with it: another one does it again. A look interrupts the fetch. An error
+                # of the task's own is raised below: it may be a TimeoutError, too.
+                self._unless_alone(lambda: future.result(timeout=ALONE, raise_on_failure=False))
         except KilledWorker as error:
             raise UserError(
                 f"{error.allowed_failures + 1} workers at {self._cluster} died over the same images, from {shard.files[0].shown} "
                 f"to {shard.files[-1].shown}; their logs say why, too little memory is likely: {GOES_ON}"
             ) from error
+        results = super()._result(future, shard)
         shard.check_seen(results)
         return results
 

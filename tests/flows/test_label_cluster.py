@@ -15,6 +15,7 @@ from threading import Thread
 
 import pytest
 from conftest import CHAMPION, ROOT, kill, rows, tables, write_photos
+from prefect import flow, task
 from prefect_server import TIMEOUT, wait_until
 
 from flows import crew as crew_module
@@ -214,6 +215,22 @@ def test_a_mistake_is_one_line(prefect, photos, tmp_path, monkeypatch):
         assert failure(photos, tmp_path / "out", wrong).startswith(f"cluster {wrong}: not a number of worker processes")
     assert failure(photos, tmp_path / "out", "gpus").startswith("no Dask scheduler answers at gpus")
     assert failure(photos, tmp_path / "out", "tls://127.0.0.1:9").startswith("tls://127.0.0.1:9: TLS expects")
+
+
+@task
+def late(shard):
+    raise TimeoutError("the disk does not answer")
+
+
+def test_a_shard_that_ran_out_of_time_is_not_waited_for(prefect):
+    @flow
+    def label_late():
+        with crew_module.crew("local:1") as workers:
+            workers.give(Shard([], make_settings(champion=CHAMPION)), late)
+            workers.take()
+
+    with pytest.raises(TimeoutError, match="the disk does not answer"):
+        label_late()
 
 
 def test_an_empty_name_is_that_of_no_cluster():
