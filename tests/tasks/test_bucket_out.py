@@ -256,10 +256,12 @@ def test_one_run_at_a_time_here_and_elsewhere(faces, another_machine):
 def test_a_run_that_lost_its_hold_ends(faces, another_machine, monkeypatch):
     monkeypatch.setattr(lease, "LEASE", 0.3)
     first = BucketOut(OUT)
-    time.sleep(0.5)
-    first._lease.check()  # it was renewed
+    taken = first._lease._held
+    while first._lease._held is taken:  # until it is renewed
+        time.sleep(0.02)
+    first._lease.check()
     faces.put("photos/labels/.ferflow.lock", b"{}")
-    time.sleep(0.5)
+    first._lease._thread.join(60)  # it ends when it has seen that
     with pytest.raises(UserError, match="another run has taken over"):
         first.put("crops/a.png", b"")
     first.close()
