@@ -38,6 +38,7 @@ class Line(NamedTuple):
 LINES = (
     Line("modelo_01", "plain", "modelo_01 as the tutorial trains it", "C7--"),
     Line("modelo_01", "own", "modelo_01, ferflow's engine", "C7-"),
+    Line("residual", "own", "residual, by the labels alone", "C2-"),
     Line("large_untaught", "own", "large_untaught, by the labels alone", "C0--"),
     Line("large", "own", "large, once it has its teachers", "C0-"),
     Line("small", "own", "small, once it has its teacher", "C1-"),
