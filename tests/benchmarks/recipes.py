@@ -81,6 +81,7 @@ VARIANTS = {
     "sharpness-aware steps": Variant(network=techniques.sharpness_aware),
     "contradicted labels left out": Variant(data=techniques.cleaned),
     "faces enlarged to 64 px, whole from the start": Variant({"sizes": []}, network=techniques.enlarged),
+    "ten times the weight decay": Variant(optimizer={"weight_decay": 0.1}),
 }
 COLUMNS = ("recipe", "accuracy", "mirrored", "log_loss", "changed", "lowest_recall")
 
