@@ -233,12 +233,16 @@ def _write_npy(file: IO[bytes], dtype: Any, shape: tuple[int, ...], chunks: Iter
 
 
 def load_split(split: str, workspace: Path = Path()) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """A split's faces, float32, (N, 48, 48, 1), mapped into memory read-only, and labels, int64, (N,)."""
-    arrays = workspace / ARRAYS
-    path = arrays / f"{split}.npy"
-    if not path.exists():
-        raise UserError(f"no {path}; build it with: dvc repro parse")
-    return np.load(path, mmap_mode="r"), np.load(arrays / f"{split}_labels.npy")
+    """A split's faces, float32, (N, 48, 48, 1), mapped into memory read-only, and labels, int64, (N,).
+
+    Raises:
+        UserError: there are none, or damaged ones.
+    """
+    path = workspace / ARRAYS / f"{split}.npy"
+    try:
+        return np.load(path, mmap_mode="r"), np.load(path.with_stem(f"{split}_labels"))
+    except (FileNotFoundError, EOFError, ValueError) as error:  # the last two: no whole file of NumPy's
+        raise UserError(f"no {path}, or a damaged one; build it with: dvc repro parse") from error
 
 
 def write_samples(faces: Faces, path: Path) -> None:

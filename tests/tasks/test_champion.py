@@ -57,9 +57,10 @@ def test_no_champion_and_a_broken_one_are_told_apart(folder: Path) -> None:
     (folder / "champion.json").write_text("{")
     with pytest.raises(UserError, match=r"champion\.json is damaged"):
         champion.load(folder)
-    (folder / "champion.json").write_text("{}")
-    with pytest.raises(UserError, match="of another form"):
-        champion.load(folder)
+    for other in ("{}", "5"):
+        (folder / "champion.json").write_text(other)
+        with pytest.raises(UserError, match="of another form"):
+            champion.load(folder)
     (folder / "champion.json").unlink()
     with pytest.raises(UserError, match=r"no champion in .*; build one with: dvc repro"):
         champion.load(folder)

@@ -178,8 +178,13 @@ def test_without_a_table_it_says_what_to_do(workspace: Path) -> None:
         assert exit_.value.code == words
 
 
-def test_a_split_that_was_not_built(workspace: Path) -> None:
-    with pytest.raises(parse.UserError, match=r"no data/arrays/train\.npy; build it with: dvc repro parse"):
+@pytest.mark.parametrize("content", [None, b"", b"no array at all"])
+def test_a_split_that_was_not_built_or_is_damaged(workspace: Path, content: bytes | None) -> None:
+    if content is not None:
+        Path("data/arrays").mkdir()
+        Path("data/arrays/train.npy").write_bytes(content)
+    words = r"no data/arrays/train\.npy, or a damaged one; build it with: dvc repro parse"
+    with pytest.raises(parse.UserError, match=words):
         load_split("train")
 
 
