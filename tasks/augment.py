@@ -163,7 +163,7 @@ def nothing(faces: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, share: float)
     Returns:
         Pictures and targets, of the same shapes.
     """
-    count, side = max(1, round(share * faces.shape[0])), faces.shape[1]
+    count, side = without_face(share, faces.shape[0]), faces.shape[1]
     frequencies = np.fft.fftfreq(side).astype(np.float32)
     radius = np.hypot(frequencies[:, np.newaxis], frequencies) + 1 / side
     power, contrast, brightness = tf.unstack(tf.random.stateless_uniform([3, count, 1, 1], seed))
@@ -173,6 +173,11 @@ def nothing(faces: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, share: float)
     pictures = tf.clip_by_value(brightness + contrast * texture / 3, 0.0, 1.0)[..., tf.newaxis]
     even = tf.fill([count, targets.shape[1]], 1 / targets.shape[1])
     return tf.concat([pictures, faces[count:]], axis=0), tf.concat([even, targets[count:]], axis=0)
+
+
+def without_face(share: float, batch: int) -> int:
+    """How many of a batch `nothing` replaces: its first ones, at least one if any."""
+    return max(1, round(share * batch)) if share else 0
 
 
 def mix(faces: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor, alpha: float) -> tuple[tf.Tensor, tf.Tensor]:

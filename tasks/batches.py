@@ -32,12 +32,7 @@ def training_batches(
     expected = tf.constant(targets)
 
     def batch(step: tf.Tensor, size: Size | None) -> tuple[tf.Tensor, tf.Tensor]:
-        epoch, position = step // steps, step % steps
-        places = tf.cast(position * recipe.batch + tf.range(recipe.batch, dtype=tf.int64), tf.uint32)
-        places = tf.math.floormod(places, tf.constant(count, tf.uint32))
-        key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.uint32)
-        chosen = tf.random.experimental.index_shuffle(places, key, tf.constant(count - 1, tf.uint32))
-        chosen = tf.cast(chosen, tf.int32)
+        chosen = faces_of(step, count, recipe.batch, seed)
         draw = tf.stack([tf.constant(seed, tf.int32), tf.cast(step, tf.int32)])
         view = tf.random.stateless_uniform([recipe.batch], draw, 0, len(views), dtype=tf.int32)
         faces = tf.gather_nd(stacked, tf.stack([view, chosen], axis=1))
@@ -56,6 +51,16 @@ def training_batches(
         for start, end, size in schedule(recipe)
     ]
     return reduce(tf.data.Dataset.concatenate, parts).prefetch(4)
+
+
+def faces_of(step: tf.Tensor, count: int, batch: int, seed: int) -> tf.Tensor:
+    """Which of `count` faces step `step`, int64, of a training shows: indices, int32, (batch,)."""
+    steps = steps_per_epoch(count, batch)
+    epoch, position = step // steps, step % steps
+    places = tf.cast(position * batch + tf.range(batch, dtype=tf.int64), tf.uint32)
+    places = tf.math.floormod(places, tf.constant(count, tf.uint32))
+    key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.uint32)
+    return tf.cast(tf.random.experimental.index_shuffle(places, key, tf.constant(count - 1, tf.uint32)), tf.int32)
 
 
 def schedule(recipe: Candidate) -> list[tuple[int, int, Size | None]]:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from tasks.errors import UserError
-from tasks.expressions import FACE_SIZE
+from tasks.expressions import EXPRESSIONS, FACE_SIZE
 
 PARAMS = Path("params.yaml")
 
@@ -116,6 +116,14 @@ class Taught(Section):
     share: Share  # of each target that is their mean answer; the rest is the data set's label
 
 
+class SelfTaught(Section):
+    """Learning from one's own earlier answers; see tasks/self_taught.py."""
+
+    since: Share  # of the epochs; its answers of the epochs from here ...
+    until: Share  # ... to here are averaged; later epochs learn them
+    share: Share  # of each later target that is the face's mean answer; the rest is its label
+
+
 class Candidate(Section):
     """A network and the recipe that trains it."""
 
@@ -123,6 +131,7 @@ class Candidate(Section):
     options: dict[str, Any] = {}
     labels: Literal["arrays", "taught"]  # the folder of data/ that has what it learns from; dvc.yaml needs it
     taught: Taught | None = None
+    self_taught: SelfTaught | None = None
     epochs: PositiveInt
     batch: PositiveInt
     precision: Literal["float32", "bfloat16"]
@@ -131,7 +140,7 @@ class Candidate(Section):
     plateau: Plateau | None = None
     early_stopping: PositiveInt | None = None  # epochs without a better val_loss
     label_smoothing: Share = 0.0
-    class_weights: bool = False
+    class_weights: dict[str, PositiveFloat] = {}  # what a face of an expression counts in the loss; others count 1
     frozen_until: str | None = None  # layers up to this one keep their weights; their output is computed once
     augment: Augment = Augment()
     nothing: Share = 0.0  # share of pictures in which no face is, to be answered by equal probabilities
@@ -150,6 +159,13 @@ class Candidate(Section):
             raise ValueError(
                 "frozen features are of whole faces; neither `sizes` nor `nothing` goes with `frozen_until`"
             )
+        if self.self_taught and (self.mixup or self.frozen_until):
+            raise ValueError("`self_taught` needs the answers for single, whole faces: no `mixup`, no `frozen_until`")
+        if self.self_taught and self.self_taught.since >= self.self_taught.until:
+            raise ValueError("self_taught.since must come before self_taught.until")
+        for name in self.class_weights:
+            if name not in EXPRESSIONS:
+                raise ValueError(f"class_weights: no expression '{name}'{_nearest(name, list(EXPRESSIONS))}")
         ends = [size.until for size in self.sizes]
         if ends != sorted(ends):
             raise ValueError("each of `sizes` must end after the one before it")

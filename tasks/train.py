@@ -29,6 +29,7 @@ from tasks.muon import ConvolutionMuon
 from tasks.params import Candidate, Params, Train, named_candidate
 from tasks.parse import load_split
 from tasks.paths import CANDIDATES, UNFINISHED
+from tasks.self_taught import SelfTaught
 from tasks.teach import targets
 from tasks.timings import record_timing
 
@@ -117,14 +118,6 @@ def _features(trunk: keras.Model, faces: NDArray[np.float32], path: Path) -> NDA
     return features
 
 
-def class_weights(targets: NDArray[np.float32]) -> dict[int, float]:
-    """Weights that give every expression the same say, in proportion to 1 / its count; their mean over faces is 1."""
-    likeliest = targets.argmax(axis=1)  # by which Keras, too, chooses a face's weight
-    counts = np.bincount(likeliest, minlength=len(EXPRESSIONS))
-    present = counts > 0
-    return {i: float(len(targets) / (present.sum() * counts[i])) if present[i] else 0.0 for i in range(len(counts))}
-
-
 def train(name: str, params: Params) -> None:
     """Fit the candidate and write its files; see the module's docstring."""
     started = time.monotonic()
@@ -133,14 +126,15 @@ def train(name: str, params: Params) -> None:
     fingerprint = _fingerprint(recipe, params.train, data)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
-    strategy = (
-        "none" if recipe.frozen_until else params.train.strategy
-    )  # a small head on kept features: nothing to share
+    # A small head on kept features has nothing to share, and the answers of a face are in one place.
+    strategy = "none" if recipe.frozen_until or recipe.self_taught else params.train.strategy
     with devices(strategy, recipe.batch):
         model = trained = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
         if recipe.frozen_until:
             trunk, trained = split_at(model, recipe.frozen_until)
             data = frozen(trunk, data, recipe.augment.mirror, UNFINISHED / name / fingerprint[:12])
+        if recipe.self_taught:
+            trained = SelfTaught(model, recipe, len(data.targets), seed)
         checkpoint = Checkpoint(
             UNFINISHED / name / "epochs.npz", fingerprint, make_callbacks(name, recipe), params.train.max_minutes
         )
@@ -209,13 +203,14 @@ def fit(model: keras.Model, data: Data, recipe: Candidate, seed: int, checkpoint
     compile_for(model, recipe, steps * recipe.epochs)
     val_targets = np.eye(len(EXPRESSIONS), dtype=np.float32)[data.val_labels]
     val_batch = validation_batch(len(data.val), model.distribute_strategy.num_replicas_in_sync)
+    weights = {i: recipe.class_weights.get(name, 1.0) for i, name in enumerate(EXPRESSIONS)}
     model.fit(
         training_batches(data.views, data.targets, recipe, seed, checkpoint.epochs),
         epochs=checkpoint.epochs if checkpoint.stopped else recipe.epochs,
         initial_epoch=checkpoint.epochs,
         steps_per_epoch=steps,
         validation_data=tf.data.Dataset.from_tensor_slices((data.val, val_targets)).batch(val_batch).prefetch(2),
-        class_weight=class_weights(data.targets) if recipe.class_weights else None,
+        class_weight=weights if recipe.class_weights else None,
         callbacks=[*checkpoint.others, checkpoint],
         shuffle=False,  # the batches come shuffled
         verbose=VERBOSE,

@@ -47,7 +47,8 @@ CANDIDATES: dict[str, Any] = {
         "optimizer": {"name": "muon", "learning_rate": 0.01},
         "schedule": "cosine",
         "label_smoothing": 0.1,
-        "class_weights": True,
+        "class_weights": {"disgust": 2.0},
+        "self_taught": {"since": 0.25, "until": 0.5, "share": 0.5},
         "augment": {"mirror": True, "rotate": 10.0, "shift": 0.05, "contrast": 0.2, "erase": 0.2},
     },
 }

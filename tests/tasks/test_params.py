@@ -45,6 +45,10 @@ def test_the_committed_file_is_right() -> None:
             "labels: taught",
             "candidates.modelo_01: `labels: taught` and the section `taught` go together",
         ),
+        ("until: 0.6, share: 0.6", "until: 0.3, share: 0.6", "self_taught.since must come before self_taught.until"),
+        ("class_weights: {fear: 1.2}", "mixup: 0.2", "candidates.large_self_taught: `self_taught` needs the answers"),
+        ("{fear: 1.2}", "{feer: 1.2}", "class_weights: no expression 'feer'; did you mean 'fear'?"),
+        ("{fear: 1.2}", "{fear: 0}", "class_weights.fear is 0; it should be greater than 0"),
         ("teachers: [large_untaught,", "teachers: [larg,", "teachers: no candidate 'larg'; did you mean 'large'?"),
         (
             "network: modelo_01\n    labels: arrays",

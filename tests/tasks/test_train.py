@@ -87,14 +87,6 @@ def test_two_views_are_drawn_both() -> None:
     assert 0.3 < (signs > 0).mean() < 0.7
 
 
-def test_class_weights_give_expressions_the_same_say() -> None:
-    labels = np.array([0, 0, 0, 1])
-    weights = stage.class_weights(targets(labels, None))
-    assert weights[0] * 3 == pytest.approx(weights[1])
-    assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
-    assert weights[6] == 0
-
-
 def fit(folder: Path, recipe: Candidate, max_minutes: float = 1.0) -> Checkpoint:
     """Train a very small network on eight faces."""
     faces, answers = numbered(8)
