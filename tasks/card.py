@@ -23,7 +23,7 @@ seven probabilities, to be calibrated by temperature {temperature}. Network: `{c
 |---|---|---|---|---|---|---|
 {splits}
 
-With mirror images: the probabilities of a face and of its mirror image averaged, as `ferflow label --mirror` does.
+With mirror images: the probabilities of a face and of its mirror image averaged, as `ferflow label` does by default.
 
 Chosen on val (PublicTest); test (PrivateTest) was only reported. Recall on test:
 

@@ -55,7 +55,8 @@ def live_settings(champion: Path) -> Settings:
     Raises:
         UserError: no champion in that folder, or a damaged one; no detector.
     """
-    return make_settings(Label(long_side=DETECTED), champion)
+    # Without mirror images: the average along a track steadies labels, too, and shows a change no later.
+    return make_settings(Label(long_side=DETECTED, mirror=False), champion)
 
 
 class Live:

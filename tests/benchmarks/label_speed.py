@@ -6,7 +6,8 @@
 
 The photos are made here: a scene, a face photo in it, noise over both, as JPEGs of 1080p and of 12 megapixels. All three ways
 use the same threads and the same functions, take turns in each round, and read files that are in the system's cache.
-Labelling is all of it: champion, store, classification, tables, report. Then the time of one photo by the command line,
+Labelling is all of it: champion, store, classification, tables, report; with mirror images, as it does by default, and
+without. Then the time of one photo by the command line,
 start-up included, and what one more small image costs in memory and time.
 """
 
@@ -28,7 +29,8 @@ import sklearn
 
 from tasks.champion import load
 from tasks.folder import label_folder
-from tasks.label import BATCH, make_settings, thread_detector
+from tasks.label import BATCH, classify, make_settings, thread_detector
+from tasks.params import Label
 from tasks.photos import decode, read_header
 from tasks.threads import cores, in_order
 
@@ -86,27 +88,28 @@ def on_threads(work, paths):
         pass
 
 
-def labelled(folder):
+def labelled(folder, mirror=True):
     """Label the folder into a new output folder."""
     with tempfile.TemporaryDirectory() as out:
-        return label_folder([str(folder)], Path(out) / "labels")
+        return label_folder([str(folder)], Path(out) / "labels", Label(mirror=mirror))
 
 
 def classified(_, faces, champion):
-    """The network alone, on a batch of faces."""
-    return champion.predict(faces)
+    """The network alone, on a batch of faces and their mirror images."""
+    return classify(faces, champion, mirror=True)
 
 
 def compare(folder, paths, rounds):
     """Images a second of each way: one list of rounds per way. Every other round takes the ways in reverse."""
     settings = make_settings()
-    batch = np.random.default_rng(7).random((BATCH, 48, 48, 1), dtype=np.float32)
+    batch = np.random.default_rng(7).integers(0, 256, (BATCH, 48, 48), dtype=np.uint8)
     network = partial(classified, faces=batch, champion=load(threads=1))
     ways = {
         "decoding": lambda: on_threads(partial(decoded, settings=settings), paths),
         "decoding + detecting": lambda: on_threads(partial(detected, settings=settings), paths),
         "network, one face": lambda: on_threads(network, range(len(paths) // BATCH)),
         "labelling": lambda: labelled(folder),
+        "without mirror images": lambda: labelled(folder, mirror=False),
     }
     speeds = {name: [] for name in ways}
     for each in range(rounds):
@@ -122,6 +125,7 @@ def print_speeds(speeds):
     for name, rounds in speeds.items():
         print(f"  {name:22}{statistics.median(rounds):8.1f} images a second")
     whole, found, network = (np.array(speeds[n]) for n in ("labelling", "decoding + detecting", "network, one face"))
+    print(f"  mirror images take {1 - np.median(whole / speeds['without mirror images']):.0%} of labelling's speed")
     print(f"  labelling reaches {np.median(whole / found):.0%} of decoding + detecting", end="")
     print(f", and {np.median(whole * (1 / found + 1 / network)):.0%} of these and the network together")
 

@@ -10,7 +10,8 @@ its own, started before, on the same cores. Memory is that of a process and of a
 share counts several times.
 
 Then what one process does for all workers: a second run with nothing new (listing, tables, page), storing results, giving
-shards to Dask. From these it prints what ten million photos take. The rows are written to scale.csv beside this file.
+shards to Dask. From these it prints what ten million photos take. The rows are written to scale.csv beside this file. All of it
+is without mirror images (label.mirror), which take as much of the network again.
 """
 
 import argparse
@@ -46,9 +47,10 @@ from tasks.synthetic import draw_face
 
 ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).with_suffix(".csv")
-CODE = "import sys; from flows.label import label_photos; label_photos([sys.argv[1]], sys.argv[2], cluster=(*sys.argv, None)[3])"
+CODE = "import sys; from flows.label import label_photos; \
+label_photos([sys.argv[1]], sys.argv[2], options={'mirror': False}, cluster=(*sys.argv, None)[3])"
 FLOW = [sys.executable, "-c", CODE]
-LABEL = [sys.executable, "-m", "flows.cli", "label"]
+LABEL = [sys.executable, "-m", "flows.cli", "label", "--no-mirror"]
 WAYS = {  # before, between and behind the names of the two folders
     "ferflow label, 1 worker": ([*LABEL, "--workers", "1"], ["--out"], []),
     "ferflow label, 2 workers": ([*LABEL, "--workers", "2"], ["--out"], []),
@@ -154,7 +156,7 @@ def timed(work):
 
 def stored(folder, scratch):
     """Storing results, as they come from shards."""
-    with closing(Job([str(folder)], scratch / "stored", Label())) as job:
+    with closing(Job([str(folder)], scratch / "stored", Label(mirror=False))) as job:
         results = list(label_images(islice(job.files(), STORED), job.settings, 2))
         return row("photos", STORING, len(results), timed(lambda: job.add(results)))
 
@@ -168,7 +170,7 @@ def nothing(shard):
 @flow
 def given(folder, scratch):
     """Giving shards to a Dask worker that does nothing with them, of as many photos as they have at most."""
-    with closing(Job([str(folder)], scratch / "given", Label())) as job, crew("local:1") as workers:
+    with closing(Job([str(folder)], scratch / "given", Label(mirror=False))) as job, crew("local:1") as workers:
         files = list(job.files())
         each = round(LARGEST / (AN_IMAGE + sum(file.size for file in files) / len(files)))
         shard = Shard([files[number % len(files)] for number in range(each)], job.settings)

@@ -137,8 +137,8 @@ def test_options_win_over_the_section_label_key_by_key(tmp_path: Path) -> None:
     assert load_label({}, nowhere) == Label()
     section = load_label({"min_confidence": 0.8, "yunet": {"overlap": 0.5}}, nowhere)
     assert (section.min_confidence, section.yunet.overlap, section.yunet.min_score) == (0.8, 0.5, 0.7)
-    nowhere.write_text(COMMITTED.read_text().replace("mirror: false", "mirror: true"))
-    assert load_label({"whole": True}, nowhere) == Label(mirror=True, whole=True)
+    nowhere.write_text(COMMITTED.read_text().replace("mirror: true  #", "mirror: false  #"))
+    assert load_label({"whole": True}, nowhere) == Label(mirror=False, whole=True)
 
 
 @pytest.mark.parametrize(
