@@ -41,7 +41,7 @@ def label(
         bool | None, typer.Option("--whole/--detect", help="Each image is a face cut out already (48x48 always is).")
     ] = None,
     mirror: Annotated[
-        bool | None, typer.Option(help="Average over each face and its mirror image: more are right, slower.")
+        bool | None, typer.Option(help="Average over each photo's face and its mirror image: more are right, slower.")
     ] = None,
     min_confidence: Annotated[
         float | None, typer.Option(min=0, max=1, help="Faces under it are marked for review.")

@@ -163,7 +163,7 @@ class Watch:
     def _watched(self) -> Iterator[tuple[Reached, list[Sighting]]]:
         """Each frame's place, and what is seen in it."""
         champion = champion_of(self._how.settings)
-        answer = partial(_classify, champion=champion, mirror=self._how.settings.mirror)
+        answer = partial(_classify, champion=champion)
         found = in_order(partial(_look, settings=self._how.settings), self._readable(), self._workers, AHEAD)
         for batch in in_order(answer, _batches(map(self._follow, found)), self._workers, ahead=1):
             for followed, answers in batch:
@@ -223,12 +223,13 @@ def _batches(frames: Iterable[Followed]) -> Iterator[list[Followed]]:
         yield batch
 
 
-def _classify(
-    batch: list[Followed], champion: Champion, mirror: bool
-) -> list[tuple[Followed, dict[int, tuple[float, ...]]]]:
-    """Frames with the probabilities of the faces that were cut out of them, by track."""
+def _classify(batch: list[Followed], champion: Champion) -> list[tuple[Followed, dict[int, tuple[float, ...]]]]:
+    """Frames with the probabilities of the faces that were cut out of them, by track.
+
+    Without mirror images: the average along a track is of more pictures of a face.
+    """
     crops = [cut.crop for frame in batch for cut in frame.cuts.values()]
-    rows = iter(classify(np.stack(crops), champion, mirror) if crops else ())
+    rows = iter(classify(np.stack(crops), champion, mirror=False) if crops else ())
     return [(frame, {track: next(rows) for track in frame.cuts}) for frame in batch]
 
 

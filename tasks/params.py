@@ -227,7 +227,7 @@ class Label(Section):
     yunet: Yunet = Yunet()
     haar: Haar = Haar()
     whole: bool = False  # images are faces cut out already; those of 48x48 px are taken so anyway
-    mirror: bool = True  # average the answers for a face and its mirror image: twice the network's work
+    mirror: bool = True  # average the answers for a photo's face and its mirror image: twice the network's work
     min_confidence: Share = 0.5  # faces under it get the review flag
     max_megapixels: PositiveFloat = 200.0  # larger images are refused by their header
 

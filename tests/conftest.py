@@ -47,8 +47,7 @@ CANDIDATES: dict[str, Any] = {
         "optimizer": {"name": "muon", "learning_rate": 0.01},
         "schedule": "cosine",
         "label_smoothing": 0.1,
-        "class_weights": {"disgust": 2.0},
-        "self_taught": {"since": 0.25, "until": 0.5, "share": 0.5},
+        "class_weights": {"angry": 1.12, "disgust": 3.62, "happy": 0.6, "sad": 0.9, "surprise": 1.21, "neutral": 0.81},
         "augment": {"mirror": True, "rotate": 10.0, "shift": 0.05, "contrast": 0.2, "erase": 0.2},
     },
 }

@@ -55,6 +55,11 @@ def test_every_image_has_a_result_and_a_broken_one_does_not_end_the_run(photos):
     assert [result.width for result in results] == [512, 640, None, None, 512]
 
 
+def asked_twice(crop):
+    """The champion's mean answer for a crop and its mirror image."""
+    return load(CHAMPION).predict(normalise(np.stack([crop, crop[:, ::-1]]))).mean(axis=0)
+
+
 def test_a_face_has_its_box_its_probabilities_and_its_pictures(photos):
     face = label(photos)[0].faces[0]
     assert 170 < face.box.x < 190
@@ -73,8 +78,7 @@ def test_a_face_has_its_box_its_probabilities_and_its_pictures(photos):
 def test_the_probabilities_are_the_champions_for_the_crop(photos):
     face = label(photos)[0].faces[0]
     crop = cv2.imdecode(np.frombuffer(face.crop, np.uint8), cv2.IMREAD_UNCHANGED)
-    expected = load(CHAMPION).predict(normalise(crop[np.newaxis]))[0]
-    assert face.probabilities == pytest.approx(expected.round(4), abs=1e-4)
+    assert face.probabilities == pytest.approx(asked_twice(crop), abs=1e-4)
 
 
 def test_nothing_but_the_photo_decides(photos):
@@ -111,9 +115,7 @@ def test_an_image_of_48_px_is_a_face_cut_out_already(tmp_path):
     drawn = draw_face("happy", np.random.default_rng(1))
     result = label_one(drawn, tmp_path)
     assert result.faces[0].box == FaceBox(0, 0, 48, 48, None)
-    assert result.faces[0].probabilities == pytest.approx(
-        load(CHAMPION).predict(normalise(drawn[np.newaxis]))[0], abs=1e-4
-    )
+    assert result.faces[0].probabilities == pytest.approx(asked_twice(drawn), abs=1e-4)
 
 
 def test_any_image_is_one_by_option(astronaut, tmp_path):
