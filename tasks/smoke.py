@@ -59,7 +59,9 @@ def check(folder: Path, params: Params) -> str:
         with tempfile.TemporaryDirectory(prefix="ferflow-") as scratch:
             expected = write_images(Path(scratch) / "images", faces, loaded)
             out = Path(scratch) / "out"
-            label_folder([str(Path(scratch) / "images")], out, Label(detector=params.label.detector, mirror=False), folder)
+            label_folder(
+                [str(Path(scratch) / "images")], out, Label(detector=params.label.detector, mirror=False), folder
+            )
             check_labels(out, expected)
     except UserError:
         raise
