@@ -27,6 +27,7 @@ from tasks.expressions import EXPRESSIONS, FACE_SIZE
 PARAMS = Path("params.yaml")
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["float32", "bfloat16", "fastest"]  # of a training's numbers; fastest: see tasks/precision.py
 NAME = re.compile(r"\w[\w-]*")  # of a candidate: part of paths, of commands, and of keys that DVC parts at points
 
 
@@ -134,7 +135,7 @@ class Candidate(Section):
     self_taught: SelfTaught | None = None
     epochs: PositiveInt
     batch: PositiveInt
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     optimizer: Optimizer
     schedule: Literal["constant", "cosine"] = "constant"
     plateau: Plateau | None = None

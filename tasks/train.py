@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import networks
+from tasks import networks, precision
 from tasks.backend import keras, tf
 from tasks.batches import steps_per_epoch, training_batches
 from tasks.checkpoint import Checkpoint
@@ -123,9 +123,10 @@ def train(name: str, params: Params) -> None:
     started = time.monotonic()
     recipe, seed = params.candidate(name), params.train.seed
     data = load_data(recipe)
-    fingerprint = _fingerprint(recipe, params.train, data)
+    numbers = precision.use(recipe.precision)
+    print(f"{name}: computing in {numbers}", flush=True)
+    fingerprint = _fingerprint(recipe, params.train, numbers, data)
     keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
     # A small head on kept features has nothing to share, and the answers of a face are in one place.
     strategy = "none" if recipe.frozen_until or recipe.self_taught else params.train.strategy
     with devices(strategy, recipe.batch):
@@ -144,7 +145,7 @@ def train(name: str, params: Params) -> None:
             print(f"{name}: continuing after epoch {checkpoint.epochs} of {recipe.epochs}", flush=True)
         fit(trained, data, recipe, seed, checkpoint)
         trained.set_weights(checkpoint.best)
-    _write(name, plain(model, model.get_weights()), recipe, checkpoint)
+    _write(name, plain(model, model.get_weights()), recipe, numbers, checkpoint)
     shutil.rmtree(UNFINISHED / name)
 
 
@@ -227,13 +228,14 @@ def validation_batch(count: int, devices: int) -> int:
     return next((b for b in batches if count % b == 0 or count % b > (devices - 1) ** 2), devices)
 
 
-def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpoint) -> None:
+def _write(name: str, model: keras.Model, recipe: Candidate, numbers: str, checkpoint: Checkpoint) -> None:
     """Write the model, what is to be known of its training, and (unhashed: it never repeats) how long it took."""
     folder = CANDIDATES / name
     networks.save(model, folder / "model.keras")
     record = {
         "network": recipe.network,
         "parameters": model.count_params(),
+        "precision": numbers,
         "epochs_planned": recipe.epochs,
         "epochs": checkpoint.epochs,
         "best_epoch": checkpoint.best_epoch + 1,
@@ -243,9 +245,9 @@ def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpo
     record_timing(name, train_minutes=round(checkpoint.seconds / 60, 1), epoch_minutes=checkpoint.minutes)
 
 
-def _fingerprint(recipe: Candidate, shared: Train, data: Data) -> str:
-    """What a checkpoint must agree on to be continued: recipe, seed, strategy, data, code and library."""
-    parts = [recipe.model_dump_json(), str(shared.seed), shared.strategy, tf.__version__, keras.__version__]
+def _fingerprint(recipe: Candidate, shared: Train, numbers: str, data: Data) -> str:
+    """What a checkpoint must agree on to be continued: recipe, seed, strategy, precision, data, code and library."""
+    parts = [recipe.model_dump_json(), str(shared.seed), shared.strategy, numbers, tf.__version__, keras.__version__]
     arrays = (*data.views, data.targets, data.val, data.val_labels)
     parts += [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays]
     parts += [sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]

@@ -39,11 +39,11 @@ CANDIDATES: dict[str, Any] = {
     },
     "muon": {
         "network": "residual",
-        "options": {"widths": [8, 8, 16, 16], "blocks": [1, 1, 1, 1]},
+        "options": {"widths": [16, 32], "blocks": [1, 1]},
         "labels": "arrays",
         "epochs": 4,
         "batch": 32,
-        "precision": "bfloat16",
+        "precision": "fastest",
         "optimizer": {"name": "muon", "learning_rate": 0.01},
         "schedule": "cosine",
         "label_smoothing": 0.1,

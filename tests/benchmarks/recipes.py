@@ -31,7 +31,7 @@ from changes import CHANGES
 from techniques import Fit
 from train_speed import ROOT, in_process
 
-from tasks import networks, scores
+from tasks import networks, precision, scores
 from tasks import train as stage
 from tasks.backend import keras
 from tasks.calibration import fit_temperature
@@ -105,7 +105,7 @@ def measure(name: str, epochs: int, changed: str) -> dict[str, float]:
     changes = BY_LABELS | {"epochs": epochs} | variant.recipe
     recipe = Candidate.model_validate(params.candidate(name).model_dump() | changes)
     recipe.optimizer.options.update(variant.optimizer)
-    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
+    precision.use(recipe.precision)
     fit = partial(fitted, variant, recipe, params.train.seed)
     data = stage.load_data(recipe)
     network = fit(variant.data(data, fit))

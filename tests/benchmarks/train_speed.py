@@ -12,7 +12,8 @@ end of its first step. Faces are random: speed does not depend on them. The colu
     images/s        the recipe as `ferflow` trains it, with whole faces of 48 px
     over sizes      the same over the whole training, if the recipe has `sizes`: all images by all time, validation apart
     GFLOPS          6 x multiply-adds x images/s; what is frozen counts neither as work nor as time
-    of ceiling      GFLOPS by those of one 3x3 convolution alone, forward and backward, bfloat16, batch 128: the mean of SHAPES
+    of ceiling      GFLOPS by those of one 3x3 convolution alone, forward and backward, in the faster of bfloat16 and float32,
+                    batch 128: the mean of SHAPES
     plain           images/s of Keras's own layers and `fit` on arrays: float32, the recipe's optimizer, no augmentation
     times plain     images/s by plain, and the least and the most that a round saw
     augmentation    share of a step's time that goes away without augmentation and mixup; below zero is noise
@@ -33,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import networks
+from tasks import networks, precision
 from tasks.backend import keras, tf
 from tasks.batches import schedule, training_batches
 from tasks.errors import UserError, explained
@@ -83,7 +84,7 @@ class Fit:
 
 def build(recipe: Candidate) -> tuple[keras.Model, keras.Model]:
     """What the recipe trains, and the same of Keras's own layers in float32; compiled."""
-    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
+    precision.use(recipe.precision)
     own = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
     keras.config.set_dtype_policy("float32")
     other = plain(own, own.get_weights())
@@ -121,10 +122,10 @@ def fits(recipe: Candidate, images: int) -> tuple[dict[str, Turn], int]:
     return ways, networks.multiply_adds(other)
 
 
-def convolution(channels: int, side: int) -> Turn:
-    """One 3x3 convolution and its two gradients in bfloat16: GFLOPS."""
-    x = tf.cast(tf.random.normal((SHAPES_BATCH, side, side, channels)), tf.bfloat16)
-    kernel = tf.cast(tf.random.normal((3, 3, channels, channels)), tf.bfloat16)
+def convolution(channels: int, side: int, numbers: str) -> Turn:
+    """One 3x3 convolution and its two gradients in float32 or bfloat16: GFLOPS."""
+    x = tf.cast(tf.random.normal((SHAPES_BATCH, side, side, channels)), numbers)
+    kernel = tf.cast(tf.random.normal((3, 3, channels, channels)), numbers)
     work = 6 * SHAPES_BATCH * side**2 * 9 * channels**2 / 1e9
 
     @tf.function(jit_compile=False)
@@ -147,7 +148,8 @@ def convolution(channels: int, side: int) -> Turn:
 def measure(recipe: Candidate, images: int, rounds: int) -> tuple[Speeds, int]:
     """Speeds of each way to train the candidate and of each convolution, and the multiply-adds of an image."""
     ways, work = fits(recipe, images)
-    ways |= {shape: convolution(*sizes) for shape, sizes in SHAPES.items()}
+    numbers = precision.faster()
+    ways |= {shape: convolution(*sizes, numbers) for shape, sizes in SHAPES.items()}
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for each in range(rounds + 1):
         for name in list(ways)[:: -1 if each % 2 else 1]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import CANDIDATES, ROOT
 
-from tasks import networks
+from tasks import networks, precision
 from tasks import train as stage
 from tasks.backend import keras
 from tasks.batches import schedule, training_batches
@@ -120,7 +120,7 @@ def test_the_fast_recipe_learns_the_made_set(tmp_path: Path) -> None:
     narrow = {"epochs": 6, "batch": 32, "options": {"widths": [16, 32, 64, 128]}}
     recipe = load(ROOT / "params.yaml").candidate("large_untaught").model_copy(update=narrow)
     keras.utils.set_random_seed(7)
-    keras.config.set_dtype_policy("mixed_bfloat16")
+    precision.use(recipe.precision)
     checkpoint = Checkpoint(tmp_path / "small" / "epochs.npz", "fingerprint", [], max_minutes=15.0)
     stage.fit(networks.build(recipe.network, side=None, **recipe.options), made, recipe, 7, checkpoint)
     assert max(log["val_accuracy"] for log in checkpoint.logs) >= 0.9

@@ -1,0 +1,55 @@
+"""The numbers that a training computes with: bfloat16 where this machine convolves them faster, else float32.
+
+Half the bits are twice the speed and more on a processor that multiplies bfloat16 (AMD's since Zen 4, Intel's with AMX). On
+Intel's cores whose AMX a virtual machine hides they take nearly twice as long as float32, and where they have to be emulated,
+on all that is older, twenty times. Weights, and so model files, are float32 either way.
+"""
+
+import math
+import time
+
+from tasks.backend import keras, tf
+from tasks.params import Precision
+
+SHAPE = (32, 24, 24, 64)  # of the convolved maps: 10 ms in float32
+REPETITIONS = 5
+MARGIN = 1.2  # times as fast bfloat16 must be: no processor known is near it, so that noise does not decide
+
+
+def use(precision: Precision) -> str:
+    """Have Keras compute with what a recipe says, or what is faster here, and tell which: float32 or bfloat16."""
+    chosen = faster() if precision == "fastest" else precision
+    keras.config.set_dtype_policy("mixed_bfloat16" if chosen == "bfloat16" else "float32")
+    return chosen
+
+
+def faster() -> str:
+    """What this machine convolves faster: bfloat16, by MARGIN at least, or float32."""
+    return "bfloat16" if seconds("bfloat16") * MARGIN < seconds("float32") else "float32"
+
+
+def seconds(dtype: str) -> float:
+    """What a 3x3 convolution, forward and backward, takes at best; infinity where it cannot be computed.
+
+    Of processors' time, not of the clock's: what else the machine does must not change the answer.
+    """
+    clock = time.perf_counter if tf.config.list_physical_devices("GPU") else time.process_time
+    maps, kernel = tf.ones(SHAPE, dtype), tf.ones((3, 3, SHAPE[-1], SHAPE[-1]), dtype)
+
+    def convolve() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([maps, kernel])
+            answer = tf.nn.conv2d(maps, kernel, 1, "SAME")
+        gradients: list[tf.Tensor] = tape.gradient(answer, [maps, kernel], answer)
+        return gradients
+
+    compiled, times = tf.function(convolve, jit_compile=False), []
+    try:
+        for _ in range(1 + REPETITIONS):  # the first compiles
+            started = clock()
+            for gradient in compiled():
+                gradient.numpy()  # only then a GPU is done
+            times.append(clock() - started)
+    except tf.errors.OpError:
+        return math.inf
+    return min(times[1:])

@@ -1,0 +1,41 @@
+import math
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from tasks import precision
+from tasks.backend import keras
+
+PROGRAM = "from tasks.precision import faster, seconds; print(seconds('bfloat16'), faster())"
+
+
+@pytest.mark.parametrize(("asked", "policy"), [("float32", "float32"), ("bfloat16", "mixed_bfloat16")])
+def test_a_recipe_that_names_its_numbers_has_them(asked: str, policy: str) -> None:
+    assert precision.use(asked) == asked
+    assert keras.config.dtype_policy().name == policy
+
+
+def test_the_fastest_is_one_of_both_and_the_same_again() -> None:
+    chosen = precision.use("fastest")
+    assert keras.config.dtype_policy().compute_dtype == chosen
+    assert precision.use("fastest") == chosen
+
+
+@pytest.mark.parametrize(
+    ("full", "half", "chosen"),
+    [(2.0, 1.0, "bfloat16"), (1.0, 1.8, "float32"), (1.1, 1.0, "float32"), (1.0, math.inf, "float32")],
+)
+def test_bfloat16_must_be_faster_by_more_than_noise(monkeypatch, full: float, half: float, chosen: str) -> None:
+    monkeypatch.setattr(precision, "seconds", {"float32": full, "bfloat16": half}.__getitem__)
+    assert precision.faster() == chosen
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN can be held back on x86 alone")
+def test_where_the_processor_lacks_bfloat16_it_is_float32() -> None:
+    command, older = [sys.executable, "-c", PROGRAM], {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(command, env=os.environ | older, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1] == "float32"
+    assert float(done.stdout.split()[0]) > 0
