@@ -12,8 +12,8 @@ end of its first step. Faces are random: speed does not depend on them. The colu
     images/s        the recipe as `ferflow` trains it, with whole faces of 48 px
     over sizes      the same over the whole training, if the recipe has `sizes`: all images by all time, validation apart
     GFLOPS          6 x multiply-adds x images/s; what is frozen counts neither as work nor as time
-    of ceiling      GFLOPS by those of one 3x3 convolution alone, forward and backward, in the faster of bfloat16 and float32,
-                    batch 128: the mean of SHAPES
+    of ceiling      GFLOPS by those of one 3x3 convolution alone, forward and backward, batch 128: the mean of SHAPES, in
+                    bfloat16 or float32, whichever is faster
     plain           images/s of Keras's own layers and `fit` on arrays: float32, the recipe's optimizer, no augmentation
     times plain     images/s by plain, and the least and the most that a round saw
     augmentation    share of a step's time that goes away without augmentation and mixup; below zero is noise
@@ -50,6 +50,7 @@ FEATURES = 8  # times --images where what is frozen leaves little to do
 LONGER = 1000  # times the recipe's epochs: no turn reaches a training's end
 SHAPES = {"32x48": (32, 48), "64x24": (64, 24), "128x12": (128, 12), "256x6": (256, 6)}  # channels x side of the maps
 SHAPES_BATCH = 128
+NUMBERS = ("bfloat16", "float32")
 REPETITIONS = 7  # of a convolution alone, in a turn
 KEEP_MEMORY = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=40000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1"
 GROUPS = {  # what the profiler's names tell; the first that fits
@@ -148,8 +149,7 @@ def convolution(channels: int, side: int, numbers: str) -> Turn:
 def measure(recipe: Candidate, images: int, rounds: int) -> tuple[Speeds, int]:
     """Speeds of each way to train the candidate and of each convolution, and the multiply-adds of an image."""
     ways, work = fits(recipe, images)
-    numbers = precision.faster()
-    ways |= {shape: convolution(*sizes, numbers) for shape, sizes in SHAPES.items()}
+    ways |= {f"{shape} {kind}": convolution(*sizes, kind) for kind in NUMBERS for shape, sizes in SHAPES.items()}
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for each in range(rounds + 1):
         for name in list(ways)[:: -1 if each % 2 else 1]:
@@ -167,7 +167,7 @@ def row(name: str, recipe: Candidate, speeds: Speeds, work: int) -> str:
     """A line of the table."""
     own, times = speeds["own"], speeds["own"] / speeds["plain"]
     gflops = 6 * work * own / 1e9
-    ceiling = np.mean([speeds[shape] for shape in SHAPES], axis=0)
+    ceiling = np.max([np.mean([speeds[f"{shape} {kind}"] for shape in SHAPES], axis=0) for kind in NUMBERS], axis=0)
     parts = schedule(recipe)
     seconds = sum((end - start) / speeds[str(size) if size else "own"] for start, end, size in parts) / recipe.epochs
     over = f"{np.median(1 / seconds):.0f}" if recipe.sizes else "-"
@@ -193,10 +193,10 @@ def compare(candidates: dict[str, Candidate], images: int, rounds: int) -> None:
             continue
         print(row(name, recipe, speeds, work), flush=True)
         measured.append(speeds)
-    if measured:
-        alone = {shape: np.median([speeds[shape] for speeds in measured]) for shape in SHAPES}
+    for kind in NUMBERS if measured else ():
+        alone = {shape: np.median([speeds[f"{shape} {kind}"] for speeds in measured]) for shape in SHAPES}
         listed = ", ".join(f"{shape} {speed:.0f}" for shape, speed in alone.items())
-        print(f"GFLOPS of one convolution alone: {listed}; their mean {np.mean(list(alone.values())):.0f}")
+        print(f"GFLOPS of one convolution alone in {kind}: {listed}; their mean {np.mean(list(alone.values())):.0f}")
 
 
 @cache
