@@ -7,13 +7,16 @@ on all that is older, twenty times. Weights, and so model files, are float32 eit
 
 import math
 import time
+from collections.abc import Callable
 
 from tasks.backend import keras, tf
 from tasks.params import Precision
 
 SHAPE = (32, 24, 24, 64)  # of the convolved maps: 10 ms in float32
 REPETITIONS = 5
-MARGIN = 1.2  # times as fast bfloat16 must be: no processor known is near it, so that noise does not decide
+MARGIN = (
+    1.2  # times as fast bfloat16 must be: noise changes the ratio by a tenth at most, beside four busy programs, too
+)
 
 
 def use(precision: Precision) -> str:
@@ -29,27 +32,35 @@ def faster() -> str:
 
 
 def seconds(dtype: str) -> float:
-    """What a 3x3 convolution, forward and backward, takes at best; infinity where it cannot be computed.
+    """What a convolution takes at best; infinity where it cannot be computed.
 
     Of processors' time, not of the clock's: what else the machine does must not change the answer.
     """
     clock = time.perf_counter if tf.config.list_physical_devices("GPU") else time.process_time
-    maps, kernel = tf.ones(SHAPE, dtype), tf.ones((3, 3, SHAPE[-1], SHAPE[-1]), dtype)
+    step, times = convolution(SHAPE, dtype), []
+    try:
+        for _ in range(1 + REPETITIONS):  # the first compiles
+            started = clock()
+            for gradient in step():
+                gradient.numpy()  # only then a GPU is done
+            times.append(clock() - started)
+    except tf.errors.OpError:
+        return math.inf
+    return min(times[1:])
 
-    def convolve() -> list[tf.Tensor]:
+
+def convolution(shape: tuple[int, int, int, int], dtype: str) -> Callable[[], list[tf.Tensor]]:
+    """A 3x3 convolution of maps (batch, side, side, channels) to as many channels, forward and backward: its gradients."""
+    maps, kernel = (
+        tf.cast(tf.random.stateless_normal(size, (0, 0)), dtype) for size in (shape, (3, 3, shape[-1], shape[-1]))
+    )
+
+    def step() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch([maps, kernel])
             answer = tf.nn.conv2d(maps, kernel, 1, "SAME")
         gradients: list[tf.Tensor] = tape.gradient(answer, [maps, kernel], answer)
         return gradients
 
-    compiled, times = tf.function(convolve, jit_compile=False), []
-    try:
-        for _ in range(1 + REPETITIONS):  # the first compiles
-            started = clock()
-            for gradient in compiled():
-                gradient.numpy()  # only then a GPU is done
-            times.append(clock() - started)
-    except tf.errors.OpError:
-        return math.inf
-    return min(times[1:])
+    compiled: Callable[[], list[tf.Tensor]] = tf.function(step, jit_compile=False)
+    return compiled

@@ -125,16 +125,8 @@ def fits(recipe: Candidate, images: int) -> tuple[dict[str, Turn], int]:
 
 def convolution(channels: int, side: int, numbers: str) -> Turn:
     """One 3x3 convolution and its two gradients in float32 or bfloat16: GFLOPS."""
-    x = tf.cast(tf.random.normal((SHAPES_BATCH, side, side, channels)), numbers)
-    kernel = tf.cast(tf.random.normal((3, 3, channels, channels)), numbers)
     work = 6 * SHAPES_BATCH * side**2 * 9 * channels**2 / 1e9
-
-    @tf.function(jit_compile=False)
-    def step() -> tuple[tf.Tensor, ...]:
-        with tf.GradientTape() as tape:
-            tape.watch([x, kernel])
-            y = tf.nn.conv2d(x, kernel, 1, "SAME")
-        return y, *tape.gradient(y, [x, kernel], y)
+    step = precision.convolution((SHAPES_BATCH, side, side, channels), numbers)
 
     def turn() -> float:
         times = [time.perf_counter()]
