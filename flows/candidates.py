@@ -68,8 +68,7 @@ def train_elsewhere(folder: Path, names: list[str], settings: Params, pool: str)
     Raises:
         UserError: there is no such pool, or no remote.
     """
-    teachers = settings.teachers if any(settings.candidates[name].taught for name in names) else []
-    asked = elsewhere.offer(folder, names, teachers)
+    asked = elsewhere.offer(folder, names, settings.teachers_of(names[0]))
     if not asked:
         return {}
     given = {

@@ -114,7 +114,7 @@ def shortened(parameters: dict[str, Any], candidates: Mapping[str, dict[str, Any
     """The content of params.yaml with these candidates only, and their changes, for the made set. Nobody teaches."""
     known = parameters["candidates"]
     kept = {name: known[name] | changes for name, changes in candidates.items() if name in known}
-    return parameters | {"ingest": {"source": RAW.as_posix()}, "candidates": kept, "teachers": []}
+    return parameters | {"ingest": {"source": RAW.as_posix()}, "candidates": kept, "teachers": {}}
 
 
 def commit(message: str, folder: Path) -> None:

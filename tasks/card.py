@@ -38,7 +38,7 @@ Labelling computes in {arithmetic}; its probabilities differ from the trained ne
 
 ## How it was trained
 
-Seed {seed}; {epochs} of {epochs_planned} epochs{stopped}; the weights are those after epoch {best_epoch}. The recipe, in the
+Seed {seed}; {epochs} of {epochs_planned} epochs{stopped}; the weights are {which}. The recipe, in the
 words of params.yaml, without what is at its default:
 
 ```yaml
@@ -79,7 +79,7 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
         f"| {split} | {info['data']['faces'][split]:,} | " + " | ".join(f"{scores[key]:.3f}" for key in columns) + " |"
         for split, scores in info["metrics"].items()
     ]
-    stopped = info["training"]["stopped"]
+    stopped, best_epoch = info["training"]["stopped"], info["training"]["best_epoch"]
     text = TEMPLATE.format(
         title=info["version"] if limit is None else f"{info['version']}, small edition",
         edition="" if limit is None else SMALL_EDITION.format(limit=limit, champion=CHAMPION),
@@ -100,7 +100,7 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
         file=LITERT,
         epochs=info["training"]["epochs"],
         epochs_planned=info["parameters"]["candidate"]["epochs"],
-        best_epoch=info["training"]["best_epoch"],
+        which=f"those after epoch {best_epoch}" if best_epoch else "an average of the last ones (`averaged`)",
         stopped="" if stopped == "finished" else f"; ended by `{stopped}`",
         recipe=_recipe(info["parameters"]["candidate"]),
         timings=TIMINGS / f"{info['candidate']}.json",

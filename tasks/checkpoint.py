@@ -12,17 +12,25 @@ from numpy.typing import NDArray
 from tasks.backend import keras
 from tasks.errors import UserError
 from tasks.files import replacing
+from tasks.params import Precision
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keeps a training resumable: after each epoch every variable, the best weights and the log go to one file.
+    """Keeps a training resumable: after each epoch every variable, the weights to keep and the log go to one file.
+
+    The weights to keep are those of the best epoch, or the mean of those from epoch `first_averaged`, counted from 0, on.
 
     Must be the last callback: it saves what the others did, and on resuming replays the log through them, so that
     ReduceLROnPlateau, EarlyStopping and DVCLive are where they were.
     """
 
     def __init__(
-        self, path: Path, fingerprint: str, others: list[keras.callbacks.Callback], max_minutes: float
+        self,
+        path: Path,
+        fingerprint: str,
+        others: list[keras.callbacks.Callback],
+        max_minutes: float,
+        first_averaged: int | None = None,
     ) -> None:
         super().__init__()
         self.path, self.fingerprint, self.others = path, fingerprint, others
@@ -30,9 +38,11 @@ class Checkpoint(keras.callbacks.Callback):
         self.logs: list[dict[str, float]] = []
         self.seconds = 0.0  # of training, over all its processes
         self.minutes: list[float] = []  # since the training began, at the end of each epoch
+        self.precision: Precision | None = None  # set by train.py; a training ends in the numbers it began with
         self.stopped = ""  # why training ended before its planned epochs
         self.variables: list[NDArray[Any]] = []
-        self.best: list[NDArray[Any]] = []
+        self.first_averaged = first_averaged
+        self.kept: list[NDArray[Any]] = []
         self._load()
 
     @property
@@ -62,8 +72,7 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{self.path.parent.name}: the loss is no longer a number in epoch {epoch + 1}; lower the learning rate "
                 "in params.yaml, or clip gradients (optimizer.options.global_clipnorm)"
             )
-        if self.best_epoch == epoch:
-            self.best = self.model.get_weights()
+        self._keep(epoch)
         self.seconds = time.monotonic() - self.started
         self.minutes.append(round(self.seconds / 60, 2))
         if self.model.stop_training:
@@ -72,6 +81,14 @@ class Checkpoint(keras.callbacks.Callback):
             self.stopped = "max_minutes"
             self.model.stop_training = True
         self._save()
+
+    def _keep(self, epoch: int) -> None:
+        weights = self.model.get_weights()
+        if self.first_averaged is not None and epoch > self.first_averaged:
+            count = epoch - self.first_averaged + 1
+            self.kept = [mean + (now - mean) / count for mean, now in zip(self.kept, weights, strict=True)]
+        elif self.first_averaged is not None or self.best_epoch == epoch:
+            self.kept = weights
 
     def _all_variables(self) -> list[Any]:
         return [*self.model.variables, *self.model.optimizer.variables]
@@ -83,9 +100,10 @@ class Checkpoint(keras.callbacks.Callback):
             "minutes": self.minutes,
             "seconds": self.seconds,
             "stopped": self.stopped,
+            "precision": self.precision,
         }
         arrays = {f"variable_{i}": variable.numpy() for i, variable in enumerate(self._all_variables())}
-        arrays |= {f"best_{i}": weights for i, weights in enumerate(self.best)}
+        arrays |= {f"kept_{i}": weights for i, weights in enumerate(self.kept)}
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
 
@@ -97,7 +115,7 @@ class Checkpoint(keras.callbacks.Callback):
             if meta.pop("fingerprint") != self.fingerprint:
                 return  # of other data, parameters or code: start afresh
             self.logs, self.minutes = meta["logs"], meta["minutes"]
-            self.seconds, self.stopped = meta["seconds"], meta["stopped"]
+            self.seconds, self.stopped, self.precision = meta["seconds"], meta["stopped"], meta["precision"]
             count = sum(name.startswith("variable_") for name in saved)
             self.variables = [saved[f"variable_{i}"] for i in range(count)]
-            self.best = [saved[f"best_{i}"] for i in range(len(saved.files) - count - 1)]
+            self.kept = [saved[f"kept_{i}"] for i in range(len(saved.files) - count - 1)]

@@ -69,8 +69,7 @@ def _train(state: Path, name: str, commit: str, lock: str, tell: Callable[[str],
     (folder / "dvc.lock").write_text(lock, encoding="utf-8")
     copy_changed(WEIGHTS, folder / WEIGHTS)
     settings = params.load(folder / params.PARAMS)
-    teachers = settings.teachers if settings.candidate(name).taught else []
-    dvc("pull", "--force", "parse", *(f"teach@{teacher}" for teacher in teachers), folder=folder)
+    dvc("pull", "--force", "parse", *(f"teach@{each}" for each in settings.teachers_of(name)), folder=folder)
     stage = f"train@{name}"
     if failure := reproduce(folder, stage, tell, hours) or run(folder, ["tasks.elsewhere", stage], tell, hours):
         raise UserError(failure)

@@ -7,10 +7,12 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import ParamSpec
 
 P = ParamSpec("P")
 INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
+INTERRUPTION = "ferflow: interrupted; the same command continues where it stopped"
 
 
 class UserError(Exception):
@@ -28,10 +30,23 @@ def explained(main: Callable[P, None]) -> Callable[P, None]:
         except UserError as error:
             sys.exit(f"ferflow: {error}")
         except KeyboardInterrupt:
-            print("ferflow: interrupted; the same command continues where it stopped", file=sys.stderr)
+            print(INTERRUPTION, file=sys.stderr)
             sys.exit(INTERRUPTED)
 
     return wrapped
+
+
+def explain_interruption() -> None:
+    """Let Ctrl-C be one line where no main() runs yet, too: importing TensorFlow takes seconds. Python exits by SIGINT then."""
+    otherwise = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print(INTERRUPTION, file=sys.stderr)
+        else:
+            otherwise(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 @contextmanager

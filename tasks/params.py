@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -27,6 +27,8 @@ from tasks.expressions import EXPRESSIONS, FACE_SIZE
 PARAMS = Path("params.yaml")
 
 Share = Annotated[float, Field(ge=0, le=1)]
+# Folders of data/ to learn from; the answers of one who is taught are in a later folder than those it learned from.
+Labels = Literal["arrays", "taught", "taught_again"]
 Precision = Literal["float32", "bfloat16", "fastest"]  # of a training's numbers; fastest: see tasks/precision.py
 NAME = re.compile(r"\w[\w-]*")  # of a candidate: part of paths, of commands, and of keys that DVC parts at points
 
@@ -113,7 +115,7 @@ class Plateau(Section):
 class Taught(Section):
     """Learning from what trained candidates answer for the same faces; see tasks/teach.py."""
 
-    by: Annotated[list[str], Field(min_length=1)]  # of `teachers`
+    by: Annotated[list[str], Field(min_length=1)]  # of `teachers`, with answers in the candidate's folder `labels`
     share: Share  # of each target that is their mean answer; the rest is the data set's label
 
 
@@ -130,7 +132,7 @@ class Candidate(Section):
 
     network: str
     options: dict[str, Any] = {}
-    labels: Literal["arrays", "taught"]  # the folder of data/ that has what it learns from; dvc.yaml needs it
+    labels: Labels  # the folder of data/ that has what it learns from; dvc.yaml needs it
     taught: Taught | None = None
     self_taught: SelfTaught | None = None
     epochs: PositiveInt
@@ -138,6 +140,7 @@ class Candidate(Section):
     precision: Precision
     optimizer: Optimizer
     schedule: Literal["constant", "cosine"] = "constant"
+    averaged: Share | None = None  # from this share of the epochs on, `schedule` is held and the weights are averaged
     plateau: Plateau | None = None
     early_stopping: PositiveInt | None = None  # epochs without a better val_loss
     label_smoothing: Share = 0.0
@@ -150,8 +153,8 @@ class Candidate(Section):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Candidate":
-        if (self.labels == "taught") != (self.taught is not None):
-            raise ValueError("`labels: taught` and the section `taught` go together")
+        if (self.labels != "arrays") != (self.taught is not None):
+            raise ValueError("`labels: taught` (or taught_again) and the section `taught` go together")
         if self.plateau and self.schedule != "constant":
             raise ValueError("plateau changes a rate that `schedule` sets already; use one of them")
         if self.frozen_until and self.augment != Augment(mirror=self.augment.mirror):
@@ -267,7 +270,7 @@ class Params(Section):
     parse: Parse
     train: Train
     candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
-    teachers: list[str] = []  # candidates whose answers others learn from; dvc.yaml needs it
+    teachers: dict[str, Labels] = {}  # whose answers others learn from, and the folder for them
     evaluate: Evaluate
     promote: Promote
     gate: Gate = Gate()
@@ -285,15 +288,18 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _teachers_can_teach(self) -> "Params":
-        for name in self.teachers:
+        for name, folder in self.teachers.items():
             if name not in self.candidates:
                 raise ValueError(f"teachers: no candidate '{name}'{_nearest(name, list(self.candidates))}")
-            if self.candidates[name].taught:
-                raise ValueError(f"teachers: '{name}' is taught itself")
+            if get_args(Labels).index(folder) <= get_args(Labels).index(self.candidates[name].labels):
+                labels = self.candidates[name].labels
+                raise ValueError(
+                    f"teachers: '{name}' learns from data/{labels}; its answers cannot be in data/{folder}"
+                )
         for name, candidate in self.candidates.items():
             for teacher in candidate.taught.by if candidate.taught else ():
-                if teacher not in self.teachers:
-                    raise ValueError(f"candidates.{name}.taught.by: '{teacher}' is not in the list `teachers`")
+                if teacher not in self.teachers_of(name):
+                    raise ValueError(f"candidates.{name}.taught.by: `teachers` has no '{teacher}: {candidate.labels}'")
         return self
 
     def candidate(self, name: str) -> Candidate:
@@ -301,6 +307,10 @@ class Params(Section):
         if name not in self.candidates:
             raise UserError(f"no candidate '{name}' in params.yaml{_nearest(name, list(self.candidates))}")
         return self.candidates[name]
+
+    def teachers_of(self, name: str) -> list[str]:
+        """The candidates whose answers are in the folder that this one learns from."""
+        return [teacher for teacher, folder in self.teachers.items() if folder == self.candidates[name].labels]
 
 
 def load(path: Path = PARAMS) -> Params:

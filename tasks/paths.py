@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+DATA = Path("data")
 RAW = Path("data/raw")
 WEIGHTS = Path("data/weights")
 INGESTED = Path("data/ingested")
 ARRAYS = Path("data/arrays")
 QUALITY = Path("data/quality")
 TAUGHT = Path("data/taught")
+TAUGHT_AGAIN = Path("data/taught_again")
 UNFINISHED = Path("models/unfinished")
 CANDIDATES = Path("models/candidates")
 TIMINGS = Path("models/timings")

@@ -19,34 +19,39 @@ MARGIN = (
 )
 
 
-def use(precision: Precision) -> str:
+def use(precision: Precision) -> Precision:
     """Have Keras compute with what a recipe says, or what is faster here, and tell which: float32 or bfloat16."""
     chosen = faster() if precision == "fastest" else precision
     keras.config.set_dtype_policy("mixed_bfloat16" if chosen == "bfloat16" else "float32")
     return chosen
 
 
-def faster() -> str:
+def faster() -> Precision:
     """What this machine convolves faster: bfloat16, by MARGIN at least, or float32."""
-    return "bfloat16" if seconds("bfloat16") * MARGIN < seconds("float32") else "float32"
+    full, half = seconds("float32", "bfloat16")
+    return "bfloat16" if half * MARGIN < full else "float32"
 
 
-def seconds(dtype: str) -> float:
-    """What a convolution takes at best; infinity where it cannot be computed.
+def seconds(*dtypes: str) -> list[float]:
+    """What a convolution in each of these numbers takes at best; infinity where it cannot be computed.
 
-    Of processors' time, not of the clock's: what else the machine does must not change the answer.
+    Of processors' time, not of the clock's, and in turns: what else the machine does must not change the answer. A virtual
+    machine's processor may be taken away for a while, which counts as its time; that would be all of one's repetitions.
     """
+    steps = [convolution(SHAPE, dtype) for dtype in dtypes]
+    times = [[_time(step) for step in steps] for _ in range(1 + REPETITIONS)]
+    return [min(each) for each in zip(*times[1:], strict=True)]  # the first compiles
+
+
+def _time(step: Callable[[], list[tf.Tensor]]) -> float:
     clock = time.perf_counter if tf.config.list_physical_devices("GPU") else time.process_time
-    step, times = convolution(SHAPE, dtype), []
+    started = clock()
     try:
-        for _ in range(1 + REPETITIONS):  # the first compiles
-            started = clock()
-            for gradient in step():
-                gradient.numpy()  # only then a GPU is done
-            times.append(clock() - started)
+        for gradient in step():
+            gradient.numpy()  # only then a GPU is done
     except tf.errors.OpError:
         return math.inf
-    return min(times[1:])
+    return clock() - started
 
 
 def convolution(shape: tuple[int, int, int, int], dtype: str) -> Callable[[], list[tf.Tensor]]:

@@ -14,11 +14,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tasks.errors import UserError
 from tasks.git import changed_files, check_identity, git, head
-from tasks.params import Params
+from tasks.params import Labels, Params
 from tasks.paths import (
     ARRAYS,
     CANDIDATES,
@@ -29,6 +29,7 @@ from tasks.paths import (
     RAW,
     SMALL,
     TAUGHT,
+    TAUGHT_AGAIN,
     TIMINGS,
     WEIGHTS,
 )
@@ -38,7 +39,8 @@ STATE = Path(".dvc/tmp/retrain")  # Git does not look there
 JOURNAL = STATE / "installation.json"  # of an installation under way, see tasks/install.py
 READY = STATE / "ready"  # the worktree was created to the end
 BASE = STATE / "base"  # the workspace's dvc.lock that the worktree started from, as Git's tree names it
-MADE = tuple(f"{path}/" for path in (INGESTED, ARRAYS, QUALITY, TAUGHT, CANDIDATES))  # by stages, for stages
+# By stages, for stages.
+MADE = tuple(f"{path}/" for path in (INGESTED, ARRAYS, QUALITY, TAUGHT, TAUGHT_AGAIN, CANDIDATES))
 OURS = ("params.yaml", "dvc.yaml", "dvc.lock", "tasks/", "data/", "models/")  # where new files count as changes
 NO_MEMORY = (
     "OOM when allocating",
@@ -134,7 +136,7 @@ def _built(settings: Params) -> list[str]:
     """What the stages write, of which nothing else may be in the worktree: a candidate that is no more has its folder still."""
     candidates = (CANDIDATES / name for name in settings.candidates)
     chosen = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), SMALL, CHAMPION)
-    places = (INGESTED, ARRAYS, QUALITY, TAUGHT, TIMINGS, *chosen, *candidates)
+    places = (INGESTED, ARRAYS, QUALITY, TAUGHT, TAUGHT_AGAIN, TIMINGS, *chosen, *candidates)
     return ["dvc.lock", *(place.as_posix() for place in places)]
 
 
@@ -259,19 +261,18 @@ def run(folder: Path, command: list[str], tell: Callable[[str], None], hours: fl
 
 def stages(params: Params) -> list[str]:
     """The stages of dvc.yaml before `promote`, in their order: those who teach come before the taught."""
-    taught = [name for name, candidate in params.candidates.items() if candidate.taught]
-    others = [name for name in params.candidates if name not in taught]
-
-    def of(names: list[str]) -> list[str]:
-        return [f"{stage}@{name}" for name in names for stage in ("train", "evaluate")]
-
-    return ["ingest", "parse", *of(others), *(f"teach@{name}" for name in params.teachers), *of(taught)]
+    order = ["ingest", "parse"]
+    for labels in get_args(Labels):
+        names = [name for name, candidate in params.candidates.items() if candidate.labels == labels]
+        order += [f"{stage}@{name}" for name in names for stage in ("train", "evaluate")]
+        order += [f"teach@{name}" for name in params.teachers if name in names]
+    return order
 
 
 def fellows(params: Params, name: str) -> list[str]:
-    """The candidates that can be trained at the same time as this one: all those who are taught, or all others."""
-    taught = params.candidate(name).taught is not None
-    return [each for each, candidate in params.candidates.items() if (candidate.taught is not None) == taught]
+    """The candidates that can be trained at the same time as this one: those that learn from the same folder."""
+    labels = params.candidate(name).labels
+    return [each for each, candidate in params.candidates.items() if candidate.labels == labels]
 
 
 def reproduce(folder: Path, stage: str, tell: Callable[[str], None], hours: float, pull: bool = False) -> str | None:

@@ -3,9 +3,11 @@
     python -m tasks.teach vgg_like
 
 Distillation (Hinton et al. 2015, arXiv:1503.02531): people dispute a third of FER2013's labels, and a network that has seen all
-faces says of each what else it may be. Reads models/candidates/NAME/model.keras and data/arrays/, writes data/taught/NAME.npy:
-float32, (N, 7), the mean answer for a face and its mirror image.
+faces says of each what else it may be. Reads models/candidates/NAME/model.keras and data/arrays/, writes NAME.npy into the folder
+of data/ that `teachers` in params.yaml says: float32, (N, 7), the mean answer for a face and its mirror image.
 """
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,9 @@ from tasks.backend import keras
 from tasks.errors import UserError, explained
 from tasks.expressions import EXPRESSIONS
 from tasks.files import replacing
-from tasks.params import Taught, named_candidate
+from tasks.params import Candidate, named_candidate
 from tasks.parse import load_split
-from tasks.paths import TAUGHT
+from tasks.paths import DATA
 
 BATCH = 256
 
@@ -30,12 +32,12 @@ def answers(model: keras.Model, faces: NDArray[np.float32]) -> NDArray[np.float3
     return mean
 
 
-def targets(labels: NDArray[np.int64], taught: Taught | None) -> NDArray[np.float32]:
+def targets(labels: NDArray[np.int64], recipe: Candidate) -> NDArray[np.float32]:
     """What a network shall answer for the training faces.
 
     Args:
         labels: of the faces, (N,).
-        taught: by whom, and how much of it; None: the labels alone.
+        recipe: of the network; by whom it is taught, and how much of it. By nobody: the labels alone.
 
     Returns:
         float32, (N, 7); each row adds up to 1.
@@ -44,28 +46,30 @@ def targets(labels: NDArray[np.int64], taught: Taught | None) -> NDArray[np.floa
         UserError: a teacher's answers are not there, or not for these faces.
     """
     given = np.eye(len(EXPRESSIONS), dtype=np.float32)[labels]
-    if taught is None:
+    if recipe.taught is None:
         return given
-    mean = np.mean([_load(name, len(labels)) for name in taught.by], axis=0, dtype=np.float32)
-    return np.float32(1 - taught.share) * given + np.float32(taught.share) * mean
+    paths = [DATA / recipe.labels / f"{name}.npy" for name in recipe.taught.by]
+    mean = np.mean([_load(path, len(labels)) for path in paths], axis=0, dtype=np.float32)
+    return np.float32(1 - recipe.taught.share) * given + np.float32(recipe.taught.share) * mean
 
 
-def _load(name: str, count: int) -> NDArray[np.float32]:
-    path = TAUGHT / f"{name}.npy"
+def _load(path: Path, count: int) -> NDArray[np.float32]:
     if not path.exists():
-        raise UserError(f"no {path}; make it with: dvc repro teach@{name}")
+        raise UserError(f"no {path}; make it with: dvc repro teach@{path.stem}")
     taught: NDArray[np.float32] = np.load(path)
     if taught.shape != (count, len(EXPRESSIONS)):
-        raise UserError(f"{path} is of other faces than data/arrays; make it anew with: dvc repro teach@{name}")
+        raise UserError(f"{path} is of other faces than data/arrays; make it anew with: dvc repro teach@{path.stem}")
     return taught
 
 
 @explained
 def main() -> None:
     """Teach what the candidate named on the command line has learned."""
-    name, _ = named_candidate("teach")
+    name, params = named_candidate("teach")
+    if name not in params.teachers:
+        raise UserError(f"params.yaml: `teachers` has no '{name}', so its answers have no folder")
     taught = answers(networks.load_trained(name), load_split("train")[0])
-    with replacing(TAUGHT / f"{name}.npy") as temporary, temporary.open("wb") as file:
+    with replacing(DATA / params.teachers[name] / f"{name}.npy") as temporary, temporary.open("wb") as file:
         np.save(file, taught)
 
 

@@ -2,9 +2,9 @@
 
     python -m tasks.train residual
 
-Reads data/arrays/, writes models/candidates/NAME/: model.keras (the epoch with the best val accuracy, float32, plain Keras
-layers), history/ (DVCLive), training.json; and models/timings/. Killed at any moment, the same command goes on after the last
-finished epoch (models/unfinished/NAME/) and ends with the same bytes as an undisturbed run.
+Reads data/arrays/, writes models/candidates/NAME/: model.keras (the epoch with the best val accuracy, or an average of the
+last ones; float32, plain Keras layers), history/ (DVCLive), training.json; and models/timings/. Killed at any moment, the same
+command goes on after the last finished epoch (models/unfinished/NAME/) and ends with the same bytes as an undisturbed run.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import networks, precision
+from tasks.averaging import Held, renormalise
 from tasks.backend import keras, tf
 from tasks.batches import steps_per_epoch, training_batches
 from tasks.checkpoint import Checkpoint
@@ -50,17 +51,24 @@ class Data(NamedTuple):
 def load_data(recipe: Candidate) -> Data:
     """The arrays, and what the recipe says is to be answered for those of train."""
     faces, labels = load_split("train")
-    return Data([faces], targets(labels, recipe.taught), *load_split("val"))
+    return Data([faces], targets(labels, recipe), *load_split("val"))
+
+
+def first_averaged(recipe: Candidate) -> int | None:
+    """The first epoch, from 0, whose weights are part of the average; None where there is none."""
+    return None if recipe.averaged is None else round(recipe.averaged * recipe.epochs)
 
 
 def make_optimizer(recipe: Candidate, steps: int) -> keras.optimizers.Optimizer:
-    """The recipe's optimizer, its rate constant or a warm-up and cosine to zero over `steps` updates."""
+    """The recipe's optimizer for `steps` updates; its rate is constant or a warm-up and cosine to zero, or to a rate held."""
     rate: Any = recipe.optimizer.learning_rate
     if recipe.schedule == "cosine":
         warm_up = max(1, round(WARM_UP * steps))
         rate = keras.optimizers.schedules.CosineDecay(
             0.0, max(1, steps - warm_up), warmup_target=rate, warmup_steps=warm_up
         )
+        if (first := first_averaged(recipe)) is not None:
+            rate = Held(rate, first * steps // recipe.epochs)
     makers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD, "muon": ConvolutionMuon}
     try:
         return makers[recipe.optimizer.name](rate, **recipe.optimizer.options)
@@ -123,9 +131,16 @@ def train(name: str, params: Params) -> None:
     started = time.monotonic()
     recipe, seed = params.candidate(name), params.train.seed
     data = load_data(recipe)
-    numbers = precision.use(recipe.precision)
-    print(f"{name}: computing in {numbers}", flush=True)
-    fingerprint = _fingerprint(recipe, params.train, numbers, data)
+    fingerprint = _fingerprint(recipe, params.train, data)
+    checkpoint = Checkpoint(
+        UNFINISHED / name / "epochs.npz",
+        fingerprint,
+        make_callbacks(name, recipe),
+        params.train.max_minutes,
+        first_averaged(recipe),
+    )
+    checkpoint.precision = precision.use(checkpoint.precision or recipe.precision)
+    print(f"{name}: computing in {checkpoint.precision}", flush=True)
     keras.utils.set_random_seed(seed)
     # A small head on kept features has nothing to share, and the answers of a face are in one place.
     strategy = "none" if recipe.frozen_until or recipe.self_taught else params.train.strategy
@@ -133,19 +148,19 @@ def train(name: str, params: Params) -> None:
         model = trained = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
         if recipe.frozen_until:
             trunk, trained = split_at(model, recipe.frozen_until)
-            data = frozen(trunk, data, recipe.augment.mirror, UNFINISHED / name / fingerprint[:12])
+            kept = UNFINISHED / name / f"{fingerprint[:12]}-{checkpoint.precision}"
+            data = frozen(trunk, data, recipe.augment.mirror, kept)
         if recipe.self_taught:
             trained = SelfTaught(model, recipe, len(data.targets), seed)
-        checkpoint = Checkpoint(
-            UNFINISHED / name / "epochs.npz", fingerprint, make_callbacks(name, recipe), params.train.max_minutes
-        )
         if not checkpoint.epochs:
             checkpoint.seconds = time.monotonic() - started  # what frozen features took
         else:
             print(f"{name}: continuing after epoch {checkpoint.epochs} of {recipe.epochs}", flush=True)
         fit(trained, data, recipe, seed, checkpoint)
-        trained.set_weights(checkpoint.best)
-    _write(name, plain(model, model.get_weights()), recipe, numbers, checkpoint)
+        trained.set_weights(checkpoint.kept)
+        if recipe.averaged is not None:
+            renormalise(trained, training_batches(data.views, data.targets, recipe, seed, recipe.epochs - 1))
+    _write(name, plain(model, model.get_weights()), recipe, checkpoint)
     shutil.rmtree(UNFINISHED / name)
 
 
@@ -228,26 +243,26 @@ def validation_batch(count: int, devices: int) -> int:
     return next((b for b in batches if count % b == 0 or count % b > (devices - 1) ** 2), devices)
 
 
-def _write(name: str, model: keras.Model, recipe: Candidate, numbers: str, checkpoint: Checkpoint) -> None:
+def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpoint) -> None:
     """Write the model, what is to be known of its training, and (unhashed: it never repeats) how long it took."""
     folder = CANDIDATES / name
     networks.save(model, folder / "model.keras")
     record = {
         "network": recipe.network,
         "parameters": model.count_params(),
-        "precision": numbers,
+        "precision": checkpoint.precision,
         "epochs_planned": recipe.epochs,
         "epochs": checkpoint.epochs,
-        "best_epoch": checkpoint.best_epoch + 1,
+        "best_epoch": checkpoint.best_epoch + 1 if recipe.averaged is None else None,
         "stopped": checkpoint.stopped or "finished",
     }
     write_json(folder / "training.json", record)
     record_timing(name, train_minutes=round(checkpoint.seconds / 60, 1), epoch_minutes=checkpoint.minutes)
 
 
-def _fingerprint(recipe: Candidate, shared: Train, numbers: str, data: Data) -> str:
-    """What a checkpoint must agree on to be continued: recipe, seed, strategy, precision, data, code and library."""
-    parts = [recipe.model_dump_json(), str(shared.seed), shared.strategy, numbers, tf.__version__, keras.__version__]
+def _fingerprint(recipe: Candidate, shared: Train, data: Data) -> str:
+    """What a checkpoint must agree on to be continued: recipe, seed, strategy, data, code and library."""
+    parts = [recipe.model_dump_json(), str(shared.seed), shared.strategy, tf.__version__, keras.__version__]
     arrays = (*data.views, data.targets, data.val, data.val_labels)
     parts += [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays]
     parts += [sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]

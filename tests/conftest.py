@@ -46,6 +46,7 @@ CANDIDATES: dict[str, Any] = {
         "precision": "fastest",
         "optimizer": {"name": "muon", "learning_rate": 0.01},
         "schedule": "cosine",
+        "averaged": 0.5,
         "label_smoothing": 0.1,
         "class_weights": {"angry": 1.12, "disgust": 3.62, "happy": 0.6, "sad": 0.9, "surprise": 1.21, "neutral": 0.81},
         "augment": {"mirror": True, "rotate": 10.0, "shift": 0.05, "contrast": 0.2, "erase": 0.2},
@@ -182,7 +183,7 @@ def make_workspace(folder: Path, rows: int = 300) -> Workspace:
         shutil.copy(ROOT / name, folder)
     write_made_csv(folder / "data" / "raw" / "made_faces.csv", rows, seed=3)
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params |= {"candidates": CANDIDATES, "teachers": []}
+    params |= {"candidates": CANDIDATES, "teachers": {}}
     params["promote"] |= NO_BARS
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     workspace = Workspace(folder)

@@ -164,19 +164,22 @@ def test_an_unknown_candidate_is_named_with_the_nearest(built: list[Workspace]) 
     assert done.stderr.strip().splitlines() == ["ferflow: no candidate 'smal' in params.yaml; did you mean 'small'?"]
 
 
-def test_a_candidate_learns_from_another(built: list[Workspace], tmp_path: Path) -> None:
+def test_candidates_learn_from_others_that_did(built: list[Workspace], tmp_path: Path) -> None:
     workspace = Workspace(Path(shutil.copytree(built[0].folder, tmp_path / "taught")))
     taught = {"labels": "taught", "taught": {"by": ["small"], "share": 0.5}, "epochs": 1}
-    workspace.change("candidates", student=CANDIDATES["muon"] | taught)
-    params = yaml.safe_load((workspace.folder / "params.yaml").read_text()) | {"teachers": ["small"]}
+    again = {"labels": "taught_again", "taught": {"by": ["student"], "share": 0.5}, "epochs": 1}
+    workspace.change("candidates", student=CANDIDATES["muon"] | taught, second=CANDIDATES["muon"] | again)
+    teachers = {"small": "taught", "student": "taught_again"}
+    params = yaml.safe_load((workspace.folder / "params.yaml").read_text()) | {"teachers": teachers}
     (workspace.folder / "params.yaml").write_text(yaml.safe_dump(params))
-    output = workspace.repro("train@student")
+    output = workspace.repro("train@second")
     ran = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-    assert ran == ["teach@small", "train@student"]
-    answers = np.load(workspace.folder / "data/taught/small.npy")
+    assert ran == ["teach@small", "train@student", "teach@student", "train@second"]
     labels = np.load(workspace.folder / "data/arrays/train_labels.npy")
-    assert answers.shape == (len(labels), 7)
-    np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-3)
+    for answers in ("taught/small.npy", "taught_again/student.npy"):
+        answered = np.load(workspace.folder / "data" / answers)
+        assert answered.shape == (len(labels), 7)
+        np.testing.assert_allclose(answered.sum(axis=1), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("network", ["vgg16"])

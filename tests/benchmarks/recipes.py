@@ -96,7 +96,7 @@ def fitted(variant: Variant, recipe: Candidate, seed: int, data: Data) -> keras.
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder) / "epochs.npz", "", variant.callbacks(), math.inf)
         stage.fit(model, data, recipe, seed, checkpoint)
-    return stage.plain(model, checkpoint.best)
+    return stage.plain(model, checkpoint.kept)
 
 
 def measure(name: str, epochs: int, changed: str) -> dict[str, float]:

@@ -166,7 +166,7 @@ def test_a_student_is_taught_by_what_a_worker_trained(prefect, workspace, worker
     taught = {"labels": "taught", "taught": {"by": ["small"], "share": 0.5}, "epochs": 1}
     workspace.change("candidates", student=CANDIDATES["small"] | taught)
     path = workspace.folder / "params.yaml"
-    path.write_text(path.read_text().replace("teachers: []", "teachers: [small]"))
+    path.write_text(path.read_text().replace("teachers: {}", "teachers: {small: taught}"))
     commit(workspace, "a student")
     command = ("python", "-m", "flows.cli", "retrain", "--work-pool", POOL)
     run = prefect.start(*command, cwd=workspace.folder, log="student.txt")

@@ -1,8 +1,12 @@
 import errno
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from tasks.errors import UserError, explained
 
@@ -24,6 +28,13 @@ def test_a_users_mistake_is_one_line() -> None:
 def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert code_after(KeyboardInterrupt()) == 130
     assert "same command continues" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_packages_are_imported_is_one_line_too() -> None:
+    program = "import tasks, os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "ferflow: interrupted; the same command continues where it stopped\n"
 
 
 @pytest.mark.parametrize(

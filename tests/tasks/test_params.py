@@ -43,17 +43,26 @@ def test_the_committed_file_is_right() -> None:
         (
             "labels: arrays",
             "labels: taught",
-            "candidates.modelo_01: `labels: taught` and the section `taught` go together",
+            "candidates.modelo_01: `labels: taught` (or taught_again) and the section `taught` go together",
         ),
         ("until: 0.6, share: 0.6", "until: 0.3, share: 0.6", "self_taught.since must come before self_taught.until"),
-        ("class_weights: {fear: 1.2}", "mixup: 0.2", "candidates.large_self_taught: `self_taught` needs the answers"),
+        (
+            "    self_taught:",
+            "    mixup: 0.2\n    self_taught:",
+            "candidates.large_self_taught: `self_taught` needs the answers",
+        ),
         ("{fear: 1.2}", "{feer: 1.2}", "class_weights: no expression 'feer'; did you mean 'fear'?"),
         ("{fear: 1.2}", "{fear: 0}", "class_weights.fear is 0; it should be greater than 0"),
-        ("teachers: [large_untaught,", "teachers: [larg,", "teachers: no candidate 'larg'; did you mean 'large'?"),
+        ("  large_untaught: taught", "  larg: taught", "teachers: no candidate 'larg'; did you mean 'large'?"),
+        (
+            "  large: taught_again",
+            "  large: taught",
+            "teachers: 'large' learns from data/taught; its answers cannot be in data/taught",
+        ),
         (
             "network: modelo_01\n    labels: arrays",
             "network: modelo_01\n    labels: taught\n    taught: {by: [dense], share: 0.5}",
-            "candidates.modelo_01.taught.by: 'dense' is not in the list `teachers`",
+            "candidates.modelo_01.taught.by: `teachers` has no 'dense: taught'",
         ),
         ("seed: 7", "zzz: 7", "unknown key train.zzz; known: seed, max_minutes"),
         ("seed: 7", 'seed: "7"', "train.seed is '7'; it should be a valid integer"),
@@ -92,7 +101,7 @@ def test_a_mistake_is_told_by_name(tmp_path: Path, old: str, new: str, words: st
 def test_without_a_candidate_there_is_nothing_to_train(tmp_path: Path) -> None:
     text = COMMITTED.read_text(encoding="utf-8")
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(text) | {"candidates": {}, "teachers": []}))
+    path.write_text(yaml.safe_dump(yaml.safe_load(text) | {"candidates": {}, "teachers": {}}))
     assert "candidates is {}; it should have at least 1 item" in complaint(path)
 
 

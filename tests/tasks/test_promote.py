@@ -130,7 +130,7 @@ def test_the_card_says_how_it_was_trained(built: list[Workspace], folder: str) -
     card = (built[0].folder / "models" / folder / "card.md").read_text()
     recipe = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
     assert Candidate.model_validate(recipe) == Candidate.model_validate(CANDIDATES["muon"])
-    assert "\nSeed 7; 4 of 4 epochs; the weights are those after epoch " in card
+    assert "\nSeed 7; 4 of 4 epochs; the weights are an average of the last ones (`averaged`). The recipe" in card
     info = champion.load(built[0].folder / "models" / folder).info
     cells = [f"{info['metrics']['test'][name]:.3f}" for name in ("accuracy", "accuracy_mirrored")]
     assert f"| test | 30 | {' | '.join(cells)} |" in card

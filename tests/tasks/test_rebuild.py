@@ -385,6 +385,8 @@ def test_those_who_teach_come_before_the_taught() -> None:
         < order.index("teach@large_untaught")
         < order.index("train@large")
         < order.index("evaluate@large")
+        < order.index("teach@large")
+        < order.index("train@large_again")
     )
     assert len(order) == len(set(order))
 

@@ -33,7 +33,7 @@ def data() -> stage.Data:
     keras.config.set_dtype_policy("float32")
     labels = np.arange(COUNT) % 7
     faces = np.random.default_rng(SEED).random((COUNT, 48, 48, 1), np.float32)
-    return stage.Data([faces], targets(labels, None), faces, labels)
+    return stage.Data([faces], targets(labels, RECIPE), faces, labels)
 
 
 def fit(data: stage.Data, recipe: Candidate, folder: Path, *callbacks: keras.callbacks.Callback) -> SelfTaught:

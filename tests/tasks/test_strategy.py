@@ -38,7 +38,7 @@ recipes = [Candidate.model_validate(recipe) for recipe in json.loads(sys.argv[1]
 random = np.random.default_rng(0)
 labels = random.integers(0, 7, 24)
 faces, val = random.random((24, 48, 48, 1), np.float32), random.random((9, 48, 48, 1), np.float32)
-data = stage.Data([faces], targets(labels, None), val, labels[:9])
+data = stage.Data([faces], targets(labels, recipes[0]), val, labels[:9])
 layers = keras.layers
 for number, (recipe, strategy) in enumerate(itertools.product(recipes, ("none", "mirrored"))):
     keras.utils.set_random_seed(7)

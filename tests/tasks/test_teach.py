@@ -1,11 +1,18 @@
 import numpy as np
 import pytest
+from conftest import CANDIDATES
 
 from tasks.errors import UserError
-from tasks.params import Taught
+from tasks.params import Candidate
 from tasks.teach import targets
 
 LABELS = np.array([3, 0])
+
+
+def recipe(*teachers: str) -> Candidate:
+    """A recipe, taught by these."""
+    by = {"labels": "taught", "taught": {"by": list(teachers), "share": 0.6}} if teachers else {}
+    return Candidate.model_validate(CANDIDATES["small"] | by)
 
 
 @pytest.fixture(autouse=True)
@@ -20,11 +27,11 @@ def taught(tmp_path, monkeypatch):
 
 
 def test_without_teachers_the_labels_are_the_targets() -> None:
-    np.testing.assert_array_equal(targets(LABELS, None), np.eye(7, dtype=np.float32)[LABELS])
+    np.testing.assert_array_equal(targets(LABELS, recipe()), np.eye(7, dtype=np.float32)[LABELS])
 
 
 def test_a_share_of_a_target_is_the_teachers_mean_answer() -> None:
-    found = targets(LABELS, Taught(by=["sure", "unsure"], share=0.6))
+    found = targets(LABELS, recipe("sure", "unsure"))
     assert found.dtype == np.float32
     mean = np.array([[4 / 7, *[1 / 14] * 6]] * 2)
     np.testing.assert_allclose(found, 0.4 * np.eye(7)[LABELS] + 0.6 * mean, atol=1e-6)
@@ -40,5 +47,5 @@ def test_a_share_of_a_target_is_the_teachers_mean_answer() -> None:
 )
 def test_answers_that_do_not_fit_are_refused(teacher: str, words: str) -> None:
     with pytest.raises(UserError) as error:
-        targets(LABELS, Taught(by=["sure", teacher], share=0.6))
+        targets(LABELS, recipe("sure", teacher))
     assert str(error.value) == words

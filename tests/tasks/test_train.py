@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ RECIPE = Candidate.model_validate(CANDIDATES["small"] | {"epochs": 3, "batch": 4
 def numbered(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Faces whose every pixel is their own number, and targets."""
     faces = np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1) * np.ones((1, 48, 48, 1), np.float32)
-    return faces, targets(np.arange(count) % 7, None)
+    return faces, targets(np.arange(count) % 7, RECIPE)
 
 
 def data(faces: np.ndarray, answers: np.ndarray) -> stage.Data:
@@ -111,12 +112,28 @@ def test_max_minutes_cuts_a_training_short_and_says_so(tmp_path: Path) -> None:
     assert Checkpoint(checkpoint.path, "another", [], 1.0).epochs == 0
 
 
+def test_a_training_goes_on_in_the_numbers_it_began_with(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "load_data", lambda _: data(*numbered(8)))
+    recipe = RECIPE.model_copy(update={"precision": "fastest", "epochs": 1})
+    params = load(ROOT / "params.yaml").model_copy(update={"candidates": {"small": recipe}})
+    monkeypatch.setattr(precision, "faster", lambda: "bfloat16")
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(stage, "plain", Mock(side_effect=KeyboardInterrupt))
+        stage.train("small", params)
+    monkeypatch.setattr(precision, "faster", lambda: "float32")  # as it may be on another machine, or by chance
+    stage.train("small", params)
+    said = capsys.readouterr().out
+    assert said.count("small: computing in bfloat16\n") == 2
+    assert "small: continuing after epoch 1 of 1\n" in said
+
+
 def test_the_fast_recipe_learns_the_made_set(tmp_path: Path) -> None:
     """In half a minute on two cores that do nothing else."""
     rng = np.random.default_rng(0)
     labels = np.arange(2100) % 7
     faces = normalise(np.stack([draw_face(EXPRESSIONS[label], rng) for label in labels]))
-    made = stage.Data([faces[:1750]], targets(labels[:1750], None), faces[1750:], labels[1750:])
+    made = stage.Data([faces[:1750]], targets(labels[:1750], RECIPE), faces[1750:], labels[1750:])
     narrow = {"epochs": 6, "batch": 32, "options": {"widths": [16, 32, 64, 128]}}
     recipe = load(ROOT / "params.yaml").candidate("large_untaught").model_copy(update=narrow)
     keras.utils.set_random_seed(7)
