@@ -14,23 +14,12 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.files import complete_swap, read_json, swap, write_json
 from tasks.git import git, head
-from tasks.paths import (
-    ARRAYS,
-    CANDIDATES,
-    CHAMPION,
-    INGESTED,
-    LEADERBOARD,
-    QUALITY,
-    SMALL,
-    TAUGHT,
-    TAUGHT_AGAIN,
-    TIMINGS,
-)
+from tasks.paths import CANDIDATES, CHAMPION, DATA_MADE, LEADERBOARD, SMALL, TIMINGS
 
 LOCK = Path("dvc.lock")
 RESULTS = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), LOCK)
 # All that stages write. The champion comes last: whoever labels meanwhile has the old one whole or the new one.
-PLACES = (INGESTED, ARRAYS, QUALITY, TAUGHT, TAUGHT_AGAIN, CANDIDATES, TIMINGS, *RESULTS, SMALL, CHAMPION)
+PLACES = (*DATA_MADE, CANDIDATES, TIMINGS, *RESULTS, SMALL, CHAMPION)
 STALE = 60  # s; Git holds a lock for less
 
 

@@ -19,28 +19,14 @@ from typing import Any, get_args
 from tasks.errors import UserError
 from tasks.git import changed_files, check_identity, git, head
 from tasks.params import Labels, Params
-from tasks.paths import (
-    ARRAYS,
-    CANDIDATES,
-    CHAMPION,
-    INGESTED,
-    LEADERBOARD,
-    QUALITY,
-    RAW,
-    SMALL,
-    TAUGHT,
-    TAUGHT_AGAIN,
-    TIMINGS,
-    WEIGHTS,
-)
+from tasks.paths import CANDIDATES, CHAMPION, DATA_MADE, LEADERBOARD, RAW, SMALL, TIMINGS, WEIGHTS
 from tasks.processes import environment, follow
 
 STATE = Path(".dvc/tmp/retrain")  # Git does not look there
 JOURNAL = STATE / "installation.json"  # of an installation under way, see tasks/install.py
 READY = STATE / "ready"  # the worktree was created to the end
 BASE = STATE / "base"  # the workspace's dvc.lock that the worktree started from, as Git's tree names it
-# By stages, for stages.
-MADE = tuple(f"{path}/" for path in (INGESTED, ARRAYS, QUALITY, TAUGHT, TAUGHT_AGAIN, CANDIDATES))
+MADE = tuple(f"{path}/" for path in (*DATA_MADE, CANDIDATES))  # by stages, for stages
 OURS = ("params.yaml", "dvc.yaml", "dvc.lock", "tasks/", "data/", "models/")  # where new files count as changes
 NO_MEMORY = (
     "OOM when allocating",
@@ -136,7 +122,7 @@ def _built(settings: Params) -> list[str]:
     """What the stages write, of which nothing else may be in the worktree: a candidate that is no more has its folder still."""
     candidates = (CANDIDATES / name for name in settings.candidates)
     chosen = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), SMALL, CHAMPION)
-    places = (INGESTED, ARRAYS, QUALITY, TAUGHT, TAUGHT_AGAIN, TIMINGS, *chosen, *candidates)
+    places = (*DATA_MADE, TIMINGS, *chosen, *candidates)
     return ["dvc.lock", *(place.as_posix() for place in places)]
 
 

@@ -164,6 +164,13 @@ def test_an_unknown_candidate_is_named_with_the_nearest(built: list[Workspace]) 
     assert done.stderr.strip().splitlines() == ["ferflow: no candidate 'smal' in params.yaml; did you mean 'small'?"]
 
 
+def test_only_a_teacher_teaches(built: list[Workspace]) -> None:
+    done = built[0].run("python", "-m", "tasks.teach", "small")
+    assert done.returncode == 1
+    said = "ferflow: params.yaml: `teachers` has no 'small', so its answers have no folder"
+    assert done.stderr.strip().splitlines() == [said]
+
+
 def test_candidates_learn_from_others_that_did(built: list[Workspace], tmp_path: Path) -> None:
     workspace = Workspace(Path(shutil.copytree(built[0].folder, tmp_path / "taught")))
     taught = {"labels": "taught", "taught": {"by": ["small"], "share": 0.5}, "epochs": 1}

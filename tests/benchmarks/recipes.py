@@ -46,7 +46,8 @@ FRAMING = {"mirror": True, "rotate": 15.0, "shift": 0.08, "zoom": 0.15}  # of au
 SAME_SAY = {  # class weights that give every expression the same say: those of train, by 1 / count
     "angry": 1.02, "disgust": 10.98, "fear": 1.01, "happy": 0.55, "sad": 0.82, "surprise": 1.56, "neutral": 0.8,
 }  # fmt: skip
-BY_LABELS = {"labels": "arrays", "taught": None, "label_smoothing": 0.1}  # as `small` was before it had a teacher
+# As `small` was before it had a teacher.
+BY_LABELS = {"labels": "arrays", "taught": None, "averaged": None, "label_smoothing": 0.1}
 
 
 @dataclass(frozen=True)
