@@ -295,13 +295,13 @@ def face_resnet(shape: Shape, classes: int, scale: int = 3, dropout: float = 0.4
     """The residual network by which dlib recognizes people (King 2017), with its weights and a softmax of its own.
 
     Its stages have 3 blocks of 32, 4 of 64, 3 of 128 and 4 of 256 channels. It is used to faces of 100 px, so these are made
-    `scale` times as large, by linear interpolation where that is odd: repeated pixels, averaged.
+    `scale` times as large: pixels are repeated, and the first kernels are so much larger that they see them interpolated.
     """
     inputs = keras.Input(shape)
-    x = layers.UpSampling2D(scale)(inputs)
-    x = layers.AveragePooling2D(scale, strides=1, padding="same")(x)
-    x = layers.Rescaling(255 / 256, offset=-RECOGNIZER_MEAN / 256)(x)
-    x = _norm(layers.Conv2D(32, 7, strides=2, padding="same", use_bias=False)(x))
+    x = layers.Rescaling(255 / 256, offset=-RECOGNIZER_MEAN / 256)(inputs)
+    x = layers.UpSampling2D(scale)(x)
+    side = recognition.FIRST_SIDE + scale - 1
+    x = _norm(layers.Conv2D(32, side, strides=2, padding="same", use_bias=False)(x))
     x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
     for stage, (filters, count) in enumerate(((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))):
         for block in range(count):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import convolve
 
 from tasks.backend import keras, tf
 from tasks.errors import UserError
@@ -21,6 +22,7 @@ FILE = "models/dlib_face_recognition_resnet_model_v1.dat"
 SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 # dlib writes a layer's name, then its numbers as a tensor (version 2). Each integer has the number of its bytes before it.
 TENSOR = re.compile(rb"(?:con_4|affine_)\x01\x02([\x01-\x08])")
+FIRST_SIDE = 7  # px, of the first kernels; all others have 3
 SINGLE_DIMENSIONS = 6  # bytes of three further dimensions, which are 1
 
 
@@ -74,10 +76,14 @@ def _numbers(path: Path) -> Iterator[NDArray[np.float32]]:
 
 
 def _kernel(numbers: NDArray[np.float32], shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
-    """dlib's kernel as Keras has it, (height, width, inputs, outputs), without its biases, which are next to nothing.
-
-    Where it looks at three colours and the network here at one grey, they are added up.
-    """
+    """dlib's kernel as Keras has it, (height, width, inputs, outputs), without its biases, which are next to nothing."""
     height, width, inputs, outputs = shape
-    kernel = numbers[:-outputs].reshape(outputs, -1, height, width).transpose(2, 3, 1, 0)
-    return kernel if kernel.shape[2] == inputs else kernel.sum(axis=2, keepdims=True)
+    if inputs > 1:
+        return numbers[:-outputs].reshape(outputs, inputs, height, width).transpose(2, 3, 1, 0)
+    # The first one. What it does to three colours it does to grey by the sum, and to repeated pixels it does what it does to
+    # interpolated ones if it averages as many as there are of each: an odd number of times, that is linear interpolation.
+    coloured = numbers[:-outputs].reshape(outputs, 3, FIRST_SIDE, FIRST_SIDE).transpose(2, 3, 1, 0)
+    times = height - FIRST_SIDE + 1
+    average = np.full((times, times, 1, 1), 1 / times**2, np.float32)
+    kernel: NDArray[np.float32] = convolve(coloured.sum(axis=2, keepdims=True), average, method="direct")
+    return kernel

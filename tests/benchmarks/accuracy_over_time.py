@@ -2,12 +2,13 @@
 
     python tests/benchmarks/accuracy_over_time.py [--out docs/accuracy-over-time.png]
 
-Accuracy after each epoch is that of the committed trainings (models/candidates/NAME/history). They ran beside other work, so how
-long an epoch takes is measured here, side by side in one run, as train_speed.py does; validation counts for nobody.
-Run it on a machine that does nothing else.
+Accuracy after each epoch is that of the committed trainings (models/candidates/NAME/history), after the last that of what they
+left, which may be an average. They ran beside other work, so how long an epoch takes is measured here, side by side in one run,
+as train_speed.py does, once for each network; validation counts for nobody. Run it on a machine that does nothing else.
 """
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import pandas as pd
 from train_speed import ROOT, Speeds, in_process, measure
 
 from tasks.batches import schedule
-from tasks.params import Candidate, load
+from tasks.params import Candidate, Size, load
 from tasks.parse import load_split
 from tasks.paths import CANDIDATES
 
@@ -40,21 +41,48 @@ LINES = (
     Line("modelo_01", "own", "modelo_01, ferflow's engine", "C7-"),
     Line("residual", "own", "residual, by the labels alone", "C2-"),
     Line("large_untaught", "own", "large_untaught, by the labels alone", "C0--"),
+    Line("large_self_taught", "own", "large_self_taught, by the labels and itself", "C0:"),
     Line("large", "own", "large, once it has its teachers", "C0-"),
+    Line("large_again", "own", "large_again, once it has its teachers", "C3-"),
+    Line("face_resnet", "own", "face_resnet, once it has its teachers", "C4-"),
     Line("small", "own", "small, once it has its teacher", "C1-"),
 )
 IMAGES, ROUNDS = 2048, 3  # of a measurement
 MARKS = (0.5, 0.6, 0.65, 0.68, 0.7)  # accuracies whose minute is printed
 
 
+def network(recipe: Candidate) -> str:
+    """What two recipes have in common whose epochs of a size take the same time."""
+    return f"{recipe.network} {recipe.options}"
+
+
+def pictures(size: Size) -> str:
+    """What two parts of trainings have in common that show pictures of the same size."""
+    return f"{size.pixels} {size.crop}"
+
+
+def measured(recipe: Candidate) -> Speeds:
+    """Images a second by each way, and in each size of pictures."""
+    speeds: Speeds = in_process(measure, recipe, IMAGES, ROUNDS)[0]
+    return speeds | {pictures(size): speeds[str(size)] for size in recipe.sizes}
+
+
 def minutes(recipe: Candidate, speeds: Speeds, way: str, faces: int) -> np.ndarray:
     """When each epoch ends, float, shape (epochs,)."""
     epochs = [
-        faces / np.median(speeds[str(size) if size else way]) / 60
+        faces / np.median(speeds[pictures(size) if size else way]) / 60
         for start, end, size in schedule(recipe)
         for _ in range(start, end)
     ]
     return np.cumsum(epochs)
+
+
+def accuracies(name: str) -> np.ndarray:
+    """The best on val up to each epoch, float, shape (epochs,)."""
+    folder = CANDIDATES / name
+    accuracy = pd.read_csv(folder / "history/plots/metrics/eval/accuracy.tsv", sep="\t")["accuracy"].to_numpy()
+    kept = json.loads((folder / "evaluation/metrics.json").read_text())["val"]["accuracy"]
+    return np.append(np.maximum.accumulate(accuracy)[:-1], kept)
 
 
 def main() -> None:
@@ -65,15 +93,12 @@ def main() -> None:
     os.chdir(ROOT)
     params = load()
     faces = len(load_split("train")[1])
-    speeds = {
-        name: in_process(measure, params.candidate(name), IMAGES, ROUNDS)[0]
-        for name in {line.candidate for line in LINES}
-    }
+    recipes = {line.candidate: params.candidate(line.candidate) for line in LINES}
+    speeds = {key: measured(recipe) for key, recipe in {network(each): each for each in recipes.values()}.items()}
     figure, axes = plt.subplots(figsize=(8, 4.5))
     for name, way, label, style in LINES:
-        ends = minutes(params.candidate(name), speeds[name], way, faces)
-        accuracy = pd.read_csv(CANDIDATES / name / "history/plots/metrics/eval/accuracy.tsv", sep="\t")["accuracy"]
-        best = accuracy.cummax().to_numpy()
+        ends = minutes(recipes[name], speeds[network(recipes[name])], way, faces)
+        best = accuracies(name)
         axes.plot(ends[: len(best)], best, style, label=label)
         reached = [(mark, ends[(best >= mark).argmax()]) for mark in (*MARKS, best[-1]) if best[-1] >= mark]
         print(f"{label}: {', '.join(f'{mark:.1%} after {minute:.0f}' for mark, minute in reached)} minutes")

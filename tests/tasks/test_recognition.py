@@ -56,10 +56,13 @@ def recognized(faces: np.ndarray) -> np.ndarray:
 def test_it_begins_with_what_the_recognizer_computes(faces):
     model = networks.build("face_resnet")
     features = keras.Model(model.input, model.layers[-3].output)  # before dropout and softmax
-    inner = faces[7:11] * 0.5 + 0.2
-    expected = recognized(inner)
-    assert expected.std() > 0.01
-    np.testing.assert_allclose(features.predict(inner, verbose=0), expected, rtol=0.02, atol=0.02 * expected.max())
+    framed = np.full_like(
+        faces[:4], 114.7 / 255
+    )  # in what the network takes for nothing: at the edges it interpolates with that
+    framed[:, 3:-3, 3:-3] = faces[7:11, 3:-3, 3:-3]
+    expected = recognized(framed)
+    assert expected.std() > 0.2
+    np.testing.assert_allclose(features.predict(framed, verbose=0), expected, atol=0.005)
 
 
 def test_it_answers_faces_of_any_size_and_is_kept_in_keras_own_layers(faces, tmp_path):
