@@ -32,7 +32,6 @@ TRAINING = (
     "dvclive",
     "prefect",
     "kaggle",
-    "face_recognition_models",
 )
 OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 GIGABYTE = 1e9

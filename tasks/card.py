@@ -34,7 +34,7 @@ Chosen on val (PublicTest); test (PrivateTest) was only reported. Recall on test
 ## Trained on
 
 `{data}`: {train:,} faces, without copies of val and test faces, by the code `{code:.12}`. Weights: {weights}.
-Labelling computes in {arithmetic}; its probabilities differ from the trained network's by {difference:.4f} on average.{begun}
+Labelling computes in {arithmetic}; its probabilities differ from the trained network's by {difference:.4f} on average.
 
 ## How it was trained
 
@@ -53,13 +53,6 @@ For sorting and searching pictures, and for experiments. It reads posed or shown
 themselves agree with FER2013's labels about 65 % of the time. Not for decisions about a person. It knows faces as the web showed
 them in 2013: other ages, skins, cameras and angles may do worse, so measure on your own pictures first.
 """
-
-BEGUN = "\n\nIts first weights were {weights}."
-FIRST_WEIGHTS = {  # of the networks that do not begin with random ones
-    "vgg16": "VGG16's, trained on ImageNet's photos",
-    "face_resnet": "those of dlib's face recognizer (dlib_face_recognition_resnet_model_v1, CC0), trained on about\n"
-    "three million pictures of people's faces to tell these people apart",
-}
 
 SMALL_EDITION = """The small edition, for phones and live video: the best candidate that takes at most {limit:g} MB with all
 that is in this folder (`promote.small_megabytes`). It has no model.keras; the best one of any size is in `{champion}`.
@@ -86,7 +79,6 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
         f"| {split} | {info['data']['faces'][split]:,} | " + " | ".join(f"{scores[key]:.3f}" for key in columns) + " |"
         for split, scores in info["metrics"].items()
     ]
-    network = info["parameters"]["candidate"]["network"]
     stopped, best_epoch = info["training"]["stopped"], info["training"]["best_epoch"]
     text = TEMPLATE.format(
         title=info["version"] if limit is None else f"{info['version']}, small edition",
@@ -104,7 +96,6 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
         weights=info["weights"],
         arithmetic=info["litert"]["arithmetic"],
         difference=info["litert"]["mean_difference"],
-        begun=BEGUN.format(weights=FIRST_WEIGHTS[network]) if network in FIRST_WEIGHTS else "",
         megabytes=(folder / LITERT).stat().st_size / MILLION,
         file=LITERT,
         epochs=info["training"]["epochs"],

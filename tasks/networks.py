@@ -13,17 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks import recognition
 from tasks.backend import keras, tf
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.files import replacing
-from tasks.parse import load_split
 from tasks.paths import CANDIDATES, WEIGHTS
 
 VGG16_MEAN = 117.3  # mean of ImageNet's three channel means (103.939, 116.779, 123.68): the mean grey of its photos
-RECOGNIZER_MEAN = 114.7  # the same of the recognizer's (122.782, 117.001, 104.298)
-RECOGNIZER_FACES = 256  # of train, for the statistics that its weights need to begin with
 
 
 Shape = tuple[int | None, int | None, int]  # of one face: height, width (None: any), channels
@@ -291,38 +287,9 @@ def _load_vgg16_weights(trunk: keras.Model) -> None:
     trunk.set_weights(pretrained.get_weights())
 
 
-def face_resnet(shape: Shape, classes: int, scale: int = 3, dropout: float = 0.4) -> keras.Model:
-    """The residual network by which dlib recognizes people (King 2017), with its weights and a softmax of its own.
-
-    Its stages have 3 blocks of 32, 4 of 64, 3 of 128 and 4 of 256 channels. It is used to faces of 100 px, so these are made
-    `scale` times as large: pixels are repeated, and the first kernels are so much larger that they see them interpolated.
-    """
-    inputs = keras.Input(shape)
-    x = layers.Rescaling(255 / 256, offset=-RECOGNIZER_MEAN / 256)(inputs)
-    x = layers.UpSampling2D(scale)(x)
-    side = recognition.FIRST_SIDE + scale - 1
-    x = _norm(layers.Conv2D(32, side, strides=2, padding="same", use_bias=False)(x))
-    x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
-    for stage, (filters, count) in enumerate(((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))):
-        for block in range(count):
-            down = stage > 0 and block == 0
-            shortcut = layers.AveragePooling2D(2, padding="same")(x) if down else x
-            if shortcut.shape[-1] != filters:  # as many more, all zero
-                shortcut = layers.Concatenate()([shortcut, layers.Rescaling(0.0)(shortcut)])
-            x = layers.Conv2D(filters, 3, strides=2 if down else 1, padding="same", use_bias=False)(x)
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(_norm(x))
-            x = layers.Activation("relu")(layers.Add()([_norm(x, activation=None), shortcut]))
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(dropout)(x)
-    model = keras.Model(inputs, _classify(x, classes))
-    faces = load_split("train")[0]
-    recognition.begin(model, faces[:: len(faces) // RECOGNIZER_FACES + 1])
-    return model
-
-
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
     network.__name__: network
-    for network in (modelo_01, modelo_02, residual, vgg_like, dense, inception, mini_xception, vgg16, face_resnet)
+    for network in (modelo_01, modelo_02, residual, vgg_like, dense, inception, mini_xception, vgg16)
 }
 
 

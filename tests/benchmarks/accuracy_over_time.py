@@ -44,7 +44,6 @@ LINES = (
     Line("large_self_taught", "own", "large_self_taught, by the labels and itself", "C0:"),
     Line("large", "own", "large, once it has its teachers", "C0-"),
     Line("large_again", "own", "large_again, once it has its teachers", "C3-"),
-    Line("face_resnet", "own", "face_resnet, once it has its teachers", "C4-"),
     Line("small", "own", "small, once it has its teacher", "C1-"),
 )
 IMAGES, ROUNDS = 2048, 3  # of a measurement
