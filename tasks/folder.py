@@ -85,7 +85,6 @@ class Job:
             self._sources, self._outputs = list(sources), outputs.after(self.out)
             self._min_confidence, self._drift = options.min_confidence, drift
             self._started = time.monotonic()
-            self._labelled = 0
             self._store = self._stack.enter_context(closing(Store(self.out)))
             if self._bucket:
                 self._bucket.open(self._store)
@@ -116,7 +115,6 @@ class Job:
     def add(self, results: Sequence[Labelled]) -> None:
         """Keep results, at once and for good."""
         self._store.add(results, self.settings.key)
-        self._labelled += len(results)
         if self._bucket:
             self._bucket.keep()
 
@@ -147,7 +145,6 @@ class Job:
             self._store.add([result], self.how.key)
         else:
             result = self._finish(file, video, problem, started)
-        self._labelled += 1
         if self._bucket:
             self._bucket.keep()
         return result
@@ -196,7 +193,7 @@ class Job:
             self._min_confidence,
             self._outputs,
             self._drift,
-            self._labelled,
+            self._store.added(),
             seconds=time.monotonic() - self._started,
         )
         if not self._bucket:

@@ -78,6 +78,9 @@ class Store:
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
+        # What this run adds is counted in the transactions that add it: Ctrl-C comes between any two steps of Python.
+        self._connection.execute("PRAGMA temp_store = MEMORY")
+        self._connection.execute("CREATE TEMP TABLE run AS SELECT 0 AS added")
         with self.transaction():
             version = self._value("PRAGMA user_version")
             if version == SCHEMA_VERSION:
@@ -117,6 +120,10 @@ class Store:
             ),
         )
 
+    def added(self) -> int:
+        """How many results were stored since this run opened the store."""
+        return self._value("SELECT added FROM run")
+
     def total(self) -> int:
         """How many images the source has."""
         return self._value("SELECT count(*) FROM source")
@@ -146,6 +153,7 @@ class Store:
 
     def _add(self, result: Labelled, settings: str) -> None:
         file, key = result.file, os.fsencode(result.file.key)
+        self._connection.execute("UPDATE run SET added = added + 1")
         self._connection.execute("DELETE FROM faces WHERE key = ?", (key,))
         self._connection.execute(  # an object may have changed since it was listed
             "UPDATE source SET size = ?, stamp = ? WHERE key = ? AND stamp != ?",
@@ -302,11 +310,11 @@ class Store:
         self._connection.execute("BEGIN EXCLUSIVE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
                 self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

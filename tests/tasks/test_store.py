@@ -106,6 +106,37 @@ def test_a_source_that_fails_half_way_changes_nothing(store):
     assert list(store.next_pending("settings")) == [file("a")]
 
 
+class Interrupted:
+    """A connection on which Ctrl-C comes just before or just after a transaction is written."""
+
+    def __init__(self, connection, after):
+        self.connection, self.after = connection, after
+
+    def __getattr__(self, name):
+        return getattr(self.connection, name)
+
+    def execute(self, statement, *values):
+        if statement == "COMMIT" and not self.after:
+            raise KeyboardInterrupt
+        cursor = self.connection.execute(statement, *values)
+        if statement == "COMMIT":
+            raise KeyboardInterrupt
+        return cursor
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_what_is_added_is_counted_as_it_is_kept_whenever_ctrl_c_comes(after, store, monkeypatch):
+    files = [file("a"), file("b"), file("c")]
+    store.set_source(files)
+    store.add([done(files[0])], "settings")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "_connection", Interrupted(store.connection, after))
+        store.add([done(files[1])], "settings")
+    assert store.added() == len(list(store.results("settings"))) == 1 + after
+    store.add([done(files[2])], "settings")
+    assert store.added() == 2 + after
+
+
 def test_a_second_run_on_the_same_output_is_refused(store, tmp_path):
     with pytest.raises(UserError, match="another run is labelling into"):
         Store(tmp_path / "out")
