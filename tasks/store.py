@@ -307,14 +307,9 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is written in the block, or nothing."""
-        self._connection.execute("BEGIN EXCLUSIVE")
-        try:
+        with self._connection:
+            self._connection.execute("BEGIN EXCLUSIVE")
             yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
-                self._connection.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

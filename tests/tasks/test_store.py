@@ -107,30 +107,36 @@ def test_a_source_that_fails_half_way_changes_nothing(store):
 
 
 class Interrupted:
-    """A connection on which Ctrl-C comes just before or just after a transaction is written."""
+    """A connection on which Ctrl-C comes after a statement, or after the end of a transaction."""
 
-    def __init__(self, connection, after):
-        self.connection, self.after = connection, after
+    def __init__(self, connection, moment):
+        self.connection, self.moment = connection, moment
 
     def __getattr__(self, name):
         return getattr(self.connection, name)
 
-    def execute(self, statement, *values):
-        if statement == "COMMIT" and not self.after:
+    def __enter__(self):
+        return self.connection.__enter__()
+
+    def __exit__(self, *error):
+        self.connection.__exit__(*error)
+        if self.moment == "kept":
             raise KeyboardInterrupt
+
+    def execute(self, statement, *values):
         cursor = self.connection.execute(statement, *values)
-        if statement == "COMMIT":
+        if statement.startswith(self.moment):
             raise KeyboardInterrupt
         return cursor
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_what_is_added_is_counted_as_it_is_kept_whenever_ctrl_c_comes(after, store, monkeypatch):
+@pytest.mark.parametrize(("moment", "after"), [("BEGIN", False), ("REPLACE INTO images", False), ("kept", True)])
+def test_what_is_added_is_counted_as_it_is_kept_whenever_ctrl_c_comes(moment, after, store, monkeypatch):
     files = [file("a"), file("b"), file("c")]
     store.set_source(files)
     store.add([done(files[0])], "settings")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "_connection", Interrupted(store.connection, after))
+        patch.setattr(store, "_connection", Interrupted(store.connection, moment))
         store.add([done(files[1])], "settings")
     assert store.added() == len(list(store.results("settings"))) == 1 + after
     store.add([done(files[2])], "settings")
