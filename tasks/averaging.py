@@ -30,7 +30,7 @@ def renormalise(model: keras.Model, batches: Iterable[tuple[tf.Tensor, tf.Tensor
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momentum = tf.Variable(0.0)
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def see(faces: tf.Tensor) -> None:
         model(faces, training=True)
 

@@ -31,6 +31,8 @@ def training_batches(
     stacked = tf.constant(np.stack(views)) if len(views) > 1 else tf.constant(views[0])[tf.newaxis]
     expected = tf.constant(targets)
 
+    # No branch here depends on a tensor's value, and to look for one takes a second.
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def batch(step: tf.Tensor, size: Size | None) -> tuple[tf.Tensor, tf.Tensor]:
         chosen = faces_of(step, count, recipe.batch, seed)
         draw = tf.stack([tf.constant(seed, tf.int32), tf.cast(step, tf.int32)])

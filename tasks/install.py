@@ -14,12 +14,11 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.files import complete_swap, read_json, swap, write_json
 from tasks.git import git, head
-from tasks.paths import CANDIDATES, CHAMPION, DATA_MADE, LEADERBOARD, SMALL, TIMINGS
+from tasks.paths import CANDIDATES, DATA_MADE, PROMOTED, TIMINGS
 
 LOCK = Path("dvc.lock")
-RESULTS = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), LOCK)
 # All that stages write. The champion comes last: whoever labels meanwhile has the old one whole or the new one.
-PLACES = (*DATA_MADE, CANDIDATES, TIMINGS, *RESULTS, SMALL, CHAMPION)
+PLACES = (*DATA_MADE, CANDIDATES, TIMINGS, LOCK, *PROMOTED)
 STALE = 60  # s; Git holds a lock for less
 
 

@@ -15,3 +15,4 @@ TIMINGS = Path("models/timings")
 LEADERBOARD = Path("models/leaderboard.csv")
 CHAMPION = Path("models/champion")
 SMALL = Path("models/small")
+PROMOTED = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), SMALL, CHAMPION)  # what the stage promote writes

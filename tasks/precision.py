@@ -14,9 +14,7 @@ from tasks.params import Precision
 
 SHAPE = (32, 24, 24, 64)  # of the convolved maps: 10 ms in float32
 REPETITIONS = 5
-MARGIN = (
-    1.2  # times as fast bfloat16 must be: noise changes the ratio by a tenth at most, beside four busy programs, too
-)
+MARGIN = 1.2  # times as fast bfloat16 must be: noise changes the ratio by a tenth at most, beside four busy programs
 
 
 def use(precision: Precision) -> Precision:
@@ -67,5 +65,5 @@ def convolution(shape: tuple[int, int, int, int], dtype: str) -> Callable[[], li
         gradients: list[tf.Tensor] = tape.gradient(answer, [maps, kernel], answer)
         return gradients
 
-    compiled: Callable[[], list[tf.Tensor]] = tf.function(step, jit_compile=False)
+    compiled: Callable[[], list[tf.Tensor]] = tf.function(step, jit_compile=False, autograph=False)
     return compiled

@@ -19,7 +19,7 @@ from typing import Any, get_args
 from tasks.errors import UserError
 from tasks.git import changed_files, check_identity, git, head
 from tasks.params import Labels, Params
-from tasks.paths import CANDIDATES, CHAMPION, DATA_MADE, LEADERBOARD, RAW, SMALL, TIMINGS, WEIGHTS
+from tasks.paths import CANDIDATES, DATA_MADE, PROMOTED, RAW, TIMINGS, WEIGHTS
 from tasks.processes import environment, follow
 
 STATE = Path(".dvc/tmp/retrain")  # Git does not look there
@@ -121,8 +121,7 @@ def forget() -> None:
 def _built(settings: Params) -> list[str]:
     """What the stages write, of which nothing else may be in the worktree: a candidate that is no more has its folder still."""
     candidates = (CANDIDATES / name for name in settings.candidates)
-    chosen = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), SMALL, CHAMPION)
-    places = (*DATA_MADE, TIMINGS, *chosen, *candidates)
+    places = (*DATA_MADE, TIMINGS, *PROMOTED, *candidates)
     return ["dvc.lock", *(place.as_posix() for place in places)]
 
 

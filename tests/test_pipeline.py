@@ -175,7 +175,7 @@ def test_candidates_learn_from_others_that_did(built: list[Workspace], tmp_path:
     workspace = Workspace(Path(shutil.copytree(built[0].folder, tmp_path / "taught")))
     taught = {"labels": "taught", "taught": {"by": ["small"], "share": 0.5}, "epochs": 1}
     again = {"labels": "taught_again", "taught": {"by": ["student"], "share": 0.5}, "epochs": 1}
-    workspace.change("candidates", student=CANDIDATES["muon"] | taught, second=CANDIDATES["muon"] | again)
+    workspace.change("candidates", student=CANDIDATES["small"] | taught, second=CANDIDATES["small"] | again)
     teachers = {"small": "taught", "student": "taught_again"}
     params = yaml.safe_load((workspace.folder / "params.yaml").read_text()) | {"teachers": teachers}
     (workspace.folder / "params.yaml").write_text(yaml.safe_dump(params))

@@ -347,7 +347,7 @@ def test_a_run_outlives_its_server(workspace, tmp_path):
     process = server.start(*start, log="server.txt")
     wait_until(server.healthy, process)
     workspace.change("promote", min_accuracy=0.0)
-    workspace.change("candidates.small", epochs=30)
+    workspace.change("candidates.small", epochs=8, batch=32)
     commit(workspace, "trained still longer")
     run = server.start("python", "-c", RUN, cwd=workspace.folder, log="flow.txt")
     wait_until(lambda: "Task run 'train@small' - Epoch 2" in server.read("flow.txt"), run)
