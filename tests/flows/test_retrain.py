@@ -64,6 +64,13 @@ def workspace(built, tmp_path_factory):
     return workspace
 
 
+def leave_out(workspace, candidate):
+    path = workspace.folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    del params["candidates"][candidate]
+    path.write_text(yaml.safe_dump(params))
+
+
 def night(workspace, **given):
     """A retraining in this process; its final state."""
     with contextlib.chdir(workspace.folder):
@@ -314,6 +321,7 @@ def test_a_failing_candidate_and_a_challenger_that_loses_an_expression(prefect, 
     write_extra(workspace, "wrong.csv", [(4, draw_face("happy", random).ravel()) for _ in range(150)])
     workspace.change("gate", refresh_tolerance=1.0, max_class_drop=0.03)  # so that nothing else stands in its way
     workspace.change("candidates", huge=CANDIDATES["small"] | {"options": {"widths": [10**6, 10**6, 10**6]}})
+    leave_out(workspace, "muon")
     commit(workspace, "newer data, and a candidate beyond any memory")
     state = night(workspace, notify="custom-webhook/inbox")
     assert state.is_completed()
@@ -331,10 +339,8 @@ def test_a_failing_candidate_and_a_challenger_that_loses_an_expression(prefect, 
 
 def test_a_challenger_under_the_bars_is_none(prefect, workspace):
     before = workspace.champion()
-    params = yaml.safe_load((workspace.folder / "params.yaml").read_text())
-    del params["candidates"]["huge"]
-    params["promote"]["min_accuracy"] = 0.99
-    (workspace.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    leave_out(workspace, "huge")
+    workspace.change("promote", min_accuracy=0.99)
     commit(workspace, "a high bar")
     assert "There is no challenger: no candidate passes the bars" in night(workspace).message
     intact(workspace, before)

@@ -134,7 +134,7 @@ def test_the_fast_recipe_learns_the_made_set(tmp_path: Path) -> None:
     labels = np.arange(2100) % 7
     faces = normalise(np.stack([draw_face(EXPRESSIONS[label], rng) for label in labels]))
     made = stage.Data([faces[:1750]], targets(labels[:1750], RECIPE), faces[1750:], labels[1750:])
-    narrow = {"epochs": 6, "batch": 32, "options": {"widths": [16, 32, 64, 128]}}
+    narrow = {"epochs": 8, "batch": 32, "options": {"widths": [16, 32, 64, 128], "blocks": [1, 1, 1, 1]}}
     recipe = load(ROOT / "params.yaml").candidate("large_untaught").model_copy(update=narrow)
     keras.utils.set_random_seed(7)
     precision.use(recipe.precision)
