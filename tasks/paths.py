@@ -15,4 +15,4 @@ TIMINGS = Path("models/timings")
 LEADERBOARD = Path("models/leaderboard.csv")
 CHAMPION = Path("models/champion")
 SMALL = Path("models/small")
-PROMOTED = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), SMALL, CHAMPION)  # what the stage promote writes
+PROMOTED = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), SMALL, CHAMPION)  # by the stage promote; the champion last

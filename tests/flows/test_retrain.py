@@ -354,7 +354,7 @@ def test_a_run_outlives_its_server(workspace, tmp_path):
     wait_until(server.healthy, process)
     workspace.change("promote", min_accuracy=0.0)
     workspace.change("candidates.small", epochs=8, batch=32)
-    commit(workspace, "trained still longer")
+    commit(workspace, "trained otherwise")
     run = server.start("python", "-c", RUN, cwd=workspace.folder, log="flow.txt")
     wait_until(lambda: "Task run 'train@small' - Epoch 2" in server.read("flow.txt"), run)
     kill(process)

@@ -64,6 +64,25 @@ def test_pictures_grow_as_the_schedule_says() -> None:
     assert later == sides[9:]
 
 
+class Counted(keras.Model):
+    """A network that counts how often its training step is traced."""
+
+    traced = 0
+
+    def compute_loss(self, *given, training=True, **named):
+        self.traced += training
+        return super().compute_loss(*given, training=training, **named)
+
+
+def test_the_training_step_is_traced_once(tmp_path: Path) -> None:
+    """Twice, if it makes variables: that is seconds of every start."""
+    keras.config.set_dtype_policy("float32")
+    network = networks.build("vgg_like", side=48, widths=[4, 4, 4])
+    model = Counted(network.inputs, network.outputs)
+    stage.fit(model, data(*numbered(8)), RECIPE, 7, Checkpoint(tmp_path / "epochs.npz", "fingerprint", [], 1.0))
+    assert model.traced == 1
+
+
 def test_a_network_trained_on_several_sizes_is_saved_for_one(tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(update={"sizes": [Size(until=0.5, pixels=32)], "mixup": 0.2})
     keras.config.set_dtype_policy("float32")
