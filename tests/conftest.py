@@ -20,6 +20,9 @@ from tasks.threads import cores
 
 pytest_plugins = ["prefect_server", "browser", "s3", "s3_network"]
 
+# What a shell runs in the background ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parent.parent
 CHAMPION = ROOT / "models" / "champion"  # the committed one
 SHARED_FER2013 = ROOT.parent / "shared" / "data" / "fer2013"

@@ -10,6 +10,7 @@ as train_speed.py does, once for each network; validation counts for nobody. Run
 import argparse
 import json
 import os
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ LINES = (
     Line("large", "own", "large, once it has its teachers", "C0-"),
     Line("large_again", "own", "large_again, once it has its teachers", "C3-"),
     Line("small", "own", "small, once it has its teacher", "C1-"),
+    Line("small_again", "own", "small_again, once it has its teachers", "C1--"),
 )
 IMAGES, ROUNDS = 2048, 3  # of a measurement
 MARKS = (0.5, 0.6, 0.65, 0.68, 0.7)  # accuracies whose minute is printed
@@ -58,6 +60,13 @@ def network(recipe: Candidate) -> str:
 def pictures(size: Size) -> str:
     """What two parts of trainings have in common that show pictures of the same size."""
     return f"{size.pixels} {size.crop}"
+
+
+def of_all_sizes(recipes: list[Candidate]) -> Candidate:
+    """The first of these recipes, with each size of pictures that any of them has."""
+    sizes = {pictures(size): size for recipe in recipes for size in recipe.sizes}.values()
+    parts = [size.model_copy(update={"until": (i + 1) / (len(sizes) + 1)}) for i, size in enumerate(sizes)]
+    return recipes[0].model_copy(update={"sizes": parts})
 
 
 def measured(recipe: Candidate) -> Speeds:
@@ -93,7 +102,10 @@ def main() -> None:
     params = load()
     faces = len(load_split("train")[1])
     recipes = {line.candidate: params.candidate(line.candidate) for line in LINES}
-    speeds = {key: measured(recipe) for key, recipe in {network(each): each for each in recipes.values()}.items()}
+    same: defaultdict[str, list[Candidate]] = defaultdict(list)
+    for recipe in recipes.values():
+        same[network(recipe)].append(recipe)
+    speeds = {key: measured(of_all_sizes(each)) for key, each in same.items()}
     figure, axes = plt.subplots(figsize=(8, 4.5))
     for name, way, label, style in LINES:
         ends = minutes(recipes[name], speeds[network(recipes[name])], way, faces)
