@@ -8,14 +8,7 @@ WEIGHTS = Path("data/weights")
 INGESTED = Path("data/ingested")
 ARRAYS = Path("data/arrays")
 QUALITY = Path("data/quality")
-DATA_MADE = (
-    INGESTED,
-    ARRAYS,
-    QUALITY,
-    DATA / "taught",
-    DATA / "taught_again",
-    DATA / "taught_thrice",
-)  # what stages write there
+DATA_MADE = (INGESTED, ARRAYS, QUALITY, DATA / "taught", DATA / "taught_again")  # what stages write there
 UNFINISHED = Path("models/unfinished")
 CANDIDATES = Path("models/candidates")
 TIMINGS = Path("models/timings")
