@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from tasks.backend import keras, tf
 from tasks.params import Precision
+from tasks.quiet import quiet
 
 SHAPE = (32, 24, 24, 64)  # of the convolved maps: 10 ms in float32
 REPETITIONS = 5
@@ -26,7 +27,8 @@ def use(precision: Precision) -> Precision:
 
 def faster() -> Precision:
     """What this machine convolves faster: bfloat16, by MARGIN at least, or float32."""
-    full, half = seconds("float32", "bfloat16")
+    with quiet():  # oneDNN, where it leaves bfloat16 to TensorFlow's own convolutions, says so
+        full, half = seconds("float32", "bfloat16")
     return "bfloat16" if half * MARGIN < full else "float32"
 
 

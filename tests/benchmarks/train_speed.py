@@ -3,6 +3,7 @@
     python tests/benchmarks/train_speed.py                                        # all candidates, a quarter of an hour
     python tests/benchmarks/train_speed.py --candidate large --candidate residual
     python tests/benchmarks/train_speed.py --candidate large --memory             # is glibc's malloc in the way?
+    python tests/benchmarks/train_speed.py --candidate large --onednn             # what oneDNN's convolutions are worth
     python tests/benchmarks/train_speed.py --candidate large --profile            # where a step's time goes
 
 Each candidate has a process of its own, in which all that is compared takes turns; every other round takes them in reverse.
@@ -52,7 +53,13 @@ SHAPES = {"32x48": (32, 48), "64x24": (64, 24), "128x12": (128, 12), "256x6": (2
 SHAPES_BATCH = 128
 NUMBERS = ("bfloat16", "float32")
 REPETITIONS = 7  # of a convolution alone, in a turn
-KEEP_MEMORY = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=40000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1"
+WAYS = {  # two ways to run the same training, each with its environment
+    "memory": {
+        "glibc as it is": "",
+        "memory kept": "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=40000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1",
+    },
+    "onednn": {"TensorFlow's own": "TF_ENABLE_ONEDNN_OPTS=0", "oneDNN's": "TF_ENABLE_ONEDNN_OPTS=1"},
+}
 GROUPS = {  # what the profiler's names tell; the first that fits
     "augmentation": ("tf_data",),
     "optimizer": ("/convolution_muon/", "/adam/", "/sgd/"),
@@ -202,15 +209,15 @@ def turn_and_peak(name: str, images: int) -> tuple[float, float]:
     return only_own(name, images)(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def compare_memory(name: str, images: int, rounds: int) -> None:
-    """Print the candidate's speed with and without KEEP_MEMORY, in two processes that take turns."""
-    pools = {way: ProcessPoolExecutor(1, get_context("spawn")) for way in ("glibc as it is", "memory kept")}
-    measured: dict[str, list[tuple[float, float]]] = {way: [] for way in pools}
-    for pool in pools.values():  # starts the process, and compiles
-        pool.submit(turn_and_peak, name, images).result()
-        os.environ.update(pair.split("=") for pair in KEEP_MEMORY.split())  # for the second
+def compare_ways(name: str, images: int, rounds: int, ways: dict[str, str]) -> None:
+    """Print the candidate's speed in two environments, in two processes that take turns."""
+    pools = {way: ProcessPoolExecutor(1, get_context("spawn")) for way in ways}
+    measured: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for way, environment in ways.items():
+        os.environ.update(pair.split("=") for pair in environment.split())
+        pools[way].submit(turn_and_peak, name, images).result()  # starts the process, and compiles
     for each in range(rounds):
-        for way in list(pools)[:: -1 if each % 2 else 1]:
+        for way in list(ways)[:: -1 if each % 2 else 1]:
             measured[way].append(pools[way].submit(turn_and_peak, name, images).result())
     print(f"{name:16}{'images/s':>9}{'least':>8}{'most':>8}{'peak MB':>9}")
     for way, turns in measured.items():
@@ -219,7 +226,7 @@ def compare_memory(name: str, images: int, rounds: int) -> None:
         print(f"{way:16}{np.median(speeds):9.0f}{min(speeds):8.0f}{max(speeds):8.0f}{max(peaks):9.0f}")
     before, after = (np.array(turns)[:, 0] for turns in measured.values())
     times = after / before
-    print(f"memory kept is {np.median(times):.2f} times as fast ({times.min():.2f}-{times.max():.2f})")
+    print(f"the second is {np.median(times):.2f} times as fast ({times.min():.2f}-{times.max():.2f})")
 
 
 def operations(folder: Path) -> Iterator[tuple[str, float]]:
@@ -264,18 +271,20 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2048, help="at most, in a turn")
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument("--memory", action="store_true", help="one candidate with and without glibc's returning memory")
+    alone.add_argument("--onednn", action="store_true", help="one candidate without and with oneDNN's convolutions")
     alone.add_argument("--profile", action="store_true", help="one candidate: where a step's time goes")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     params = load()
     candidates = {name: params.candidate(name) for name in arguments.candidate or params.candidates}
-    if not (arguments.memory or arguments.profile):
+    compared = next((WAYS[option] for option in WAYS if getattr(arguments, option)), None)
+    if not (compared or arguments.profile):
         return compare(candidates, arguments.images, arguments.rounds)
     if len(candidates) != 1:
-        raise UserError("--memory and --profile are of one --candidate")
+        raise UserError("--memory, --onednn and --profile are of one --candidate")
     [(name, recipe)] = candidates.items()
-    if arguments.memory:
-        return compare_memory(name, arguments.images, arguments.rounds)
+    if compared:
+        return compare_ways(name, arguments.images, arguments.rounds, compared)
     return profile(name, recipe, arguments.images)
 
 

@@ -1,7 +1,10 @@
+import os
 import subprocess
 import sys
 
-PROGRAM = """
+import pytest
+
+IMPORTS = """
 import sys
 from tasks.backend import UNUSED, keras
 
@@ -9,8 +12,24 @@ print(sorted(set(UNUSED) & set(sys.modules)))
 import cv2, matplotlib, pandas, sklearn
 print(keras.layers.Dense(7)(keras.ops.ones((1, 2))).shape)
 """
+CONVOLUTION = """
+from tasks.precision import convolution
+
+convolution((8, 12, 12, 16), "float32")()
+"""
+
+
+def run(program: str, **environment: str) -> str:
+    """What a program prints in a process of its own."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True).stdout
 
 
 def test_keras_comes_without_what_is_unused_and_that_can_be_imported_later() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["[]", "(1, 7)"]
+    assert run(IMPORTS).splitlines() == ["[]", "(1, 7)"]
+
+
+@pytest.mark.parametrize("chosen", [{}, {"TF_ENABLE_ONEDNN_OPTS": "0"}])
+def test_convolutions_are_onednns_on_every_processor_unless_someone_says_no(chosen, monkeypatch) -> None:
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")  # that this process's own import has set
+    assert ("backward_weights" in run(CONVOLUTION, ONEDNN_VERBOSE="1", **chosen)) == (not chosen)

@@ -40,3 +40,9 @@ def test_where_the_processor_lacks_bfloat16_it_is_float32() -> None:
     done = subprocess.run(command, env=os.environ | older, capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == "float32"
     assert float(done.stdout.split()[0]) > 0
+
+
+def test_looking_for_the_fastest_says_nothing() -> None:
+    """Where a processor has no AVX-512, oneDNN would say that it leaves bfloat16 to others."""
+    command = [sys.executable, "-c", "from tasks.precision import use; use('fastest')"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
