@@ -144,6 +144,7 @@ class Candidate(Section):
     plateau: Plateau | None = None
     early_stopping: PositiveInt | None = None  # epochs without a better val_loss
     label_smoothing: Share = 0.0
+    lowest_recall: Share = 0.0  # of every expression on val; what is answered too seldom is then answered more readily
     class_weights: dict[str, PositiveFloat] = {}  # what a face of an expression counts in the loss; others count 1
     frozen_until: str | None = None  # layers up to this one keep their weights; their output is computed once
     augment: Augment = Augment()

@@ -30,6 +30,7 @@ from tasks.muon import ConvolutionMuon
 from tasks.params import Candidate, Params, Train, named_candidate
 from tasks.parse import load_split
 from tasks.paths import CANDIDATES, UNFINISHED
+from tasks.recall import raise_recall
 from tasks.self_taught import SelfTaught
 from tasks.teach import targets
 from tasks.timings import record_timing
@@ -247,6 +248,8 @@ def validation_batch(count: int, devices: int) -> int:
 def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpoint) -> None:
     """Write the model, what is to be known of its training, and (unhashed: it never repeats) how long it took."""
     folder = CANDIDATES / name
+    if recipe.lowest_recall:
+        raise_recall(model, *load_split("val"), recipe.lowest_recall)
     networks.save(model, folder / "model.keras")
     record = {
         "network": recipe.network,
