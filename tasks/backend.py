@@ -32,7 +32,8 @@ def lean() -> Iterator[None]:
 
 
 if platform.machine() in ("x86_64", "AMD64"):
-    # Its convolutions are faster; left to itself, TensorFlow takes them only where a processor has instructions for networks.
+    # oneDNN's convolutions are faster; left to itself, TensorFlow takes them only where a processor has instructions made
+    # for networks.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 with quiet(), lean():

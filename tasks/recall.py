@@ -23,7 +23,7 @@ def raise_recall(network: keras.Model, faces: NDArray[np.float32], labels: NDArr
 
     Args:
         network: ends with a softmax of a dense layer, or of the mean of a convolution's maps.
-        faces: float32, shape (N, 48, 48, 1); val's, for a choice made on them shows on no others.
+        faces: float32, shape (N, 48, 48, 1); val's, never test's: this is a choice.
         labels: int64, shape (N,).
         lowest: recall, 0 to 1. Where MOST does not bring it about, recalls are as near as it brings them.
     """

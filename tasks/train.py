@@ -161,7 +161,10 @@ def train(name: str, params: Params) -> None:
         trained.set_weights(checkpoint.kept)
         if recipe.averaged is not None:
             renormalise(trained, training_batches(data.views, data.targets, recipe, seed, recipe.epochs - 1))
-    _write(name, plain(model, model.get_weights()), recipe, checkpoint)
+    finished = plain(model, model.get_weights())
+    if recipe.lowest_recall:
+        raise_recall(finished, *load_split("val"), recipe.lowest_recall)
+    _write(name, finished, recipe, checkpoint)
     shutil.rmtree(UNFINISHED / name)
 
 
@@ -248,8 +251,6 @@ def validation_batch(count: int, devices: int) -> int:
 def _write(name: str, model: keras.Model, recipe: Candidate, checkpoint: Checkpoint) -> None:
     """Write the model, what is to be known of its training, and (unhashed: it never repeats) how long it took."""
     folder = CANDIDATES / name
-    if recipe.lowest_recall:
-        raise_recall(model, *load_split("val"), recipe.lowest_recall)
     networks.save(model, folder / "model.keras")
     record = {
         "network": recipe.network,

@@ -53,13 +53,11 @@ SHAPES = {"32x48": (32, 48), "64x24": (64, 24), "128x12": (128, 12), "256x6": (2
 SHAPES_BATCH = 128
 NUMBERS = ("bfloat16", "float32")
 REPETITIONS = 7  # of a convolution alone, in a turn
-WAYS = {  # two ways to run the same training, each with its environment
-    "memory": {
-        "glibc as it is": "",
-        "memory kept": "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=40000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1",
-    },
-    "onednn": {"TensorFlow's own": "TF_ENABLE_ONEDNN_OPTS=0", "oneDNN's": "TF_ENABLE_ONEDNN_OPTS=1"},
+MEMORY = {  # two ways to run the same training, each with its environment
+    "glibc as it is": "",
+    "memory kept": "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=40000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1",
 }
+ONEDNN = {"TensorFlow's own": "TF_ENABLE_ONEDNN_OPTS=0", "oneDNN's": "TF_ENABLE_ONEDNN_OPTS=1"}  # likewise
 GROUPS = {  # what the profiler's names tell; the first that fits
     "augmentation": ("tf_data",),
     "optimizer": ("/convolution_muon/", "/adam/", "/sgd/"),
@@ -270,21 +268,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2048, help="at most, in a turn")
     alone = parser.add_mutually_exclusive_group()
-    alone.add_argument("--memory", action="store_true", help="one candidate with and without glibc's returning memory")
-    alone.add_argument("--onednn", action="store_true", help="one candidate without and with oneDNN's convolutions")
+    way = partial(alone.add_argument, action="store_const", dest="ways")
+    way("--memory", const=MEMORY, help="one candidate with and without glibc's returning memory")
+    way("--onednn", const=ONEDNN, help="one candidate without and with oneDNN's convolutions")
     alone.add_argument("--profile", action="store_true", help="one candidate: where a step's time goes")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     params = load()
     candidates = {name: params.candidate(name) for name in arguments.candidate or params.candidates}
-    compared = next((WAYS[option] for option in WAYS if getattr(arguments, option)), None)
-    if not (compared or arguments.profile):
+    if not (arguments.ways or arguments.profile):
         return compare(candidates, arguments.images, arguments.rounds)
     if len(candidates) != 1:
         raise UserError("--memory, --onednn and --profile are of one --candidate")
     [(name, recipe)] = candidates.items()
-    if compared:
-        return compare_ways(name, arguments.images, arguments.rounds, compared)
+    if arguments.ways:
+        return compare_ways(name, arguments.images, arguments.rounds, arguments.ways)
     return profile(name, recipe, arguments.images)
 
 
