@@ -28,7 +28,7 @@ from tasks.errors import UserError, explaining
 from tasks.files import write_json
 from tasks.git import head
 from tasks.params import Params
-from tasks.paths import TIMINGS
+from tasks.paths import DVC_LOCK, TIMINGS
 
 FOLDER = "FERFLOW_FOLDER"  # the variable by which a worker's runs know their clone
 BEAT = 30  # s between a run's signs of life, the least that Prefect offers
@@ -73,7 +73,7 @@ def train_elsewhere(folder: Path, names: list[str], settings: Params, pool: str)
         return {}
     given = {
         "commit": head(Path()),
-        "lock": (folder / "dvc.lock").read_text(encoding="utf-8"),
+        "lock": (folder / DVC_LOCK).read_text(encoding="utf-8"),
         "hours": settings.retrain.stage_hours,
     }
     with get_client(sync_client=True) as client:

@@ -17,7 +17,7 @@ from tasks import params
 from tasks.errors import UserError, explained
 from tasks.files import alone
 from tasks.git import git
-from tasks.paths import WEIGHTS
+from tasks.paths import DVC_LOCK, WEIGHTS
 from tasks.rebuild import copy_changed, dvc, reproduce, run, worktree
 from tasks.timings import read_timings
 
@@ -66,7 +66,7 @@ def _train(state: Path, name: str, commit: str, lock: str, tell: Callable[[str],
     folder = worktree(state)
     git(folder, "checkout", "--quiet", "--force", "--detach", commit)
     git(folder, "clean", "--quiet", "-d", "--force")
-    (folder / "dvc.lock").write_text(lock, encoding="utf-8")
+    (folder / DVC_LOCK).write_text(lock, encoding="utf-8")
     copy_changed(WEIGHTS, folder / WEIGHTS)
     settings = params.load(folder / params.PARAMS)
     dvc("pull", "--force", "parse", *(f"teach@{each}" for each in settings.teachers_of(name)), folder=folder)

@@ -14,11 +14,10 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.files import complete_swap, read_json, swap, write_json
 from tasks.git import git, head
-from tasks.paths import CANDIDATES, DATA_MADE, PROMOTED, TIMINGS
+from tasks.paths import CANDIDATES, DATA_MADE, DVC_LOCK, PROMOTED, TIMINGS
 
-LOCK = Path("dvc.lock")
 # All that stages write. The champion comes last: whoever labels meanwhile has the old one whole or the new one.
-PLACES = (*DATA_MADE, CANDIDATES, TIMINGS, LOCK, *PROMOTED)
+PLACES = (*DATA_MADE, CANDIDATES, TIMINGS, DVC_LOCK, *PROMOTED)
 STALE = 60  # s; Git holds a lock for less
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+DVC_LOCK = Path("dvc.lock")
 DATA = Path("data")
 RAW = Path("data/raw")
 WEIGHTS = Path("data/weights")

@@ -17,17 +17,23 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tasks.errors import UserError
+from tasks.files import replacing
 from tasks.git import changed_files, check_identity, git, head
 from tasks.params import Labels, Params
-from tasks.paths import CANDIDATES, DATA_MADE, PROMOTED, RAW, TIMINGS, WEIGHTS
+from tasks.paths import CANDIDATES, DATA_MADE, DVC_LOCK, PROMOTED, RAW, TIMINGS, WEIGHTS
 from tasks.processes import environment, follow
 
 STATE = Path(".dvc/tmp/retrain")  # Git does not look there
 JOURNAL = STATE / "installation.json"  # of an installation under way, see tasks/install.py
 READY = STATE / "ready"  # the worktree was created to the end
 BASE = STATE / "base"  # the workspace's dvc.lock that the worktree started from, as Git's tree names it
+WHOLE = Path(
+    ".dvc/tmp/dvc.lock"
+)  # a copy of dvc.lock while a stage runs; DVC takes tenths of a second to write that in place
+NOTHING_RUN = b"schema: '2.0'\nstages: {}\n"
+RWLOCK = Path(".dvc/tmp/rwlock")  # who reads and writes what; DVC writes it in place, too
 MADE = tuple(f"{path}/" for path in (*DATA_MADE, CANDIDATES))  # by stages, for stages
-OURS = ("params.yaml", "dvc.yaml", "dvc.lock", "tasks/", "data/", "models/")  # where new files count as changes
+OURS = ("params.yaml", "dvc.yaml", str(DVC_LOCK), "tasks/", "data/", "models/")  # where new files count as changes
 NO_MEMORY = (
     "OOM when allocating",
     "MemoryError",
@@ -97,7 +103,7 @@ def renew(settings: Params) -> Path:
     where the workspace's dvc.lock has changed since, somebody has built something there, and that is taken over instead.
     """
     folder = bring_inputs(settings.ingest.source)
-    commit, lock = head(Path()), git(Path(), "ls-tree", "HEAD", "dvc.lock").decode()
+    commit, lock = head(Path()), git(Path(), "ls-tree", "HEAD", str(DVC_LOCK)).decode()
     if BASE.exists() and BASE.read_text(encoding="utf-8") == lock:
         built = [f":(exclude){place}" for place in _built(settings)]
         git(folder, "reset", "--quiet", "--soft", commit)
@@ -122,7 +128,7 @@ def _built(settings: Params) -> list[str]:
     """What the stages write, of which nothing else may be in the worktree: a candidate that is no more has its folder still."""
     candidates = (CANDIDATES / name for name in settings.candidates)
     places = (*DATA_MADE, TIMINGS, *PROMOTED, *candidates)
-    return ["dvc.lock", *(place.as_posix() for place in places)]
+    return [str(DVC_LOCK), *(place.as_posix() for place in places)]
 
 
 def bring_inputs(source: str) -> Path:
@@ -147,6 +153,7 @@ def worktree(state: Path = STATE) -> Path:
     if not _sound(state):
         _create(state)
     _unlock(apart(state))
+    _mend(apart(state))
     return apart(state)
 
 
@@ -262,16 +269,30 @@ def fellows(params: Params, name: str) -> list[str]:
 
 def reproduce(folder: Path, stage: str, tell: Callable[[str], None], hours: float, pull: bool = False) -> str | None:
     """Let DVC run a stage in the worktree if it is out of date, or with `pull` take a result from its remote; as `run`."""
-    return run(folder, ["dvc", "repro", "--quiet", "--single-item", *(["--pull"] if pull else []), stage], tell, hours)
+    lock, whole = folder / DVC_LOCK, folder / WHOLE
+    with replacing(whole) as copy:
+        copy.write_bytes(lock.read_bytes() if lock.exists() else NOTHING_RUN)
+    failure = run(folder, ["tasks.stage", stage, *(["--pull"] if pull else [])], tell, hours)
+    if failure:  # DVC, too, may have been killed: by a lack of memory, or after `hours`
+        _mend(folder)
+    whole.unlink(missing_ok=True)
+    return failure
+
+
+def _mend(folder: Path) -> None:
+    """Remove what a DVC that was killed may have left half-written; nobody else works in this worktree."""
+    (folder / RWLOCK).unlink(missing_ok=True)
+    if (folder / WHOLE).exists():
+        os.replace(folder / WHOLE, folder / DVC_LOCK)
 
 
 def _reason(lines: list[str], code: int) -> str:
     """What a failed program said of it: its own line, or that memory ran out, or its last words."""
     for line in reversed(lines):
-        if line.startswith(SAID):
-            return line.removeprefix(SAID)
         if any(sign in line for sign in NO_MEMORY):
             return "ran out of memory"
+        if line.startswith(SAID):
+            return line.removeprefix(SAID)
     if code == -signal.SIGKILL:  # nobody else does that
         return "ran out of memory"
     return _last(lines) or f"exit code {code}"

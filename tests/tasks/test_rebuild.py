@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Workspace
+from conftest import ROOT, Workspace, programs_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -359,6 +359,7 @@ def test_a_pipeline_in_a_folder_commits_nothing_else(pipeline: Path) -> None:
         ("print('a'); raise MemoryError", "ran out of memory"),
         ("print('ERROR: failed to run: python -m tasks.train a, exited with -9'); print(); exit(1)",
          "ran out of memory"),
+        ("exit('ferflow: failed to run: python -m tasks.train a, exited with -9')", "ran out of memory"),
         ("print('a'); raise ValueError('some reason')", "ValueError: some reason"),
         ("exit(7)", "exit code 7"),
     ],
@@ -396,6 +397,46 @@ def test_a_folder_of_any_name_has_a_worktree_that_shares_the_cache(pipeline: Pat
     shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
     folder = rebuild.bring_inputs("data/raw")
     assert rebuild.dvc("cache", "dir", folder=folder) == str(pipeline / ".dvc" / "cache")
+
+
+STAGES = """
+stages:
+  works:
+    cmd: "true"
+  hangs:
+    cmd: "true > dvc.lock; true > .dvc/tmp/rwlock; echo half-written; sleep 600"
+  dies:
+    cmd: "true > dvc.lock; true > .dvc/tmp/rwlock; kill -KILL 0"
+"""
+HANG = """
+from tasks import rebuild
+rebuild.reproduce(rebuild.worktree(), "hangs", lambda line: print(line, flush=True), hours=1)
+"""
+
+
+@pytest.mark.parametrize("pipeline", [""], indirect=True)
+def test_what_a_killed_dvc_leaves_half_written_is_mended(pipeline: Path) -> None:
+    """As it writes dvc.lock and its list of locks: in place, emptied first."""
+    shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    Path("params.yaml").write_text("{}")
+    Path("dvc.yaml").write_text(STAGES)
+    Path("dvc.lock").unlink()
+    commit("stages")
+    folder = rebuild.worktree()
+    assert rebuild.reproduce(folder, "works", print, hours=1) is None
+    lock = (folder / "dvc.lock").read_text()
+
+    assert rebuild.reproduce(folder, "dies", print, hours=1) == "ran out of memory"
+    assert (folder / "dvc.lock").read_text() == lock
+
+    with subprocess.Popen([sys.executable, "-c", HANG], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "half-written\n"
+        process.kill()
+    while programs_in(pipeline / folder):
+        time.sleep(0.1)
+    assert (folder / "dvc.lock").read_text() == ""
+    assert (rebuild.worktree() / "dvc.lock").read_text() == lock
+    assert rebuild.reproduce(folder, "works", print, hours=1) is None
 
 
 @pytest.mark.usefixtures("pipeline")
