@@ -162,8 +162,9 @@ def train(name: str, params: Params) -> None:
         if recipe.averaged is not None:
             renormalise(trained, training_batches(data.views, data.targets, recipe, seed, recipe.epochs - 1))
     finished = plain(model, model.get_weights())
-    if recipe.lowest_recall:
-        raise_recall(finished, *load_split("val"), recipe.lowest_recall)
+    missed = raise_recall(finished, *load_split("val"), recipe.lowest_recall) if recipe.lowest_recall else []
+    if missed:
+        print(f"{name}: too far below its lowest_recall to be raised to it: {', '.join(missed)}", flush=True)
     _write(name, finished, recipe, checkpoint)
     shutil.rmtree(UNFINISHED / name)
 

@@ -42,7 +42,7 @@ CANDIDATES: dict[str, Any] = {
     },
     "muon": {
         "network": "residual",
-        "options": {"widths": [16, 32], "blocks": [1, 1]},
+        "options": {"widths": [24], "blocks": [1]},
         "labels": "arrays",
         "epochs": 4,
         "batch": 32,

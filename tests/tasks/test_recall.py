@@ -23,6 +23,11 @@ def by_new_odds(probabilities: np.ndarray, added: np.ndarray) -> np.ndarray:
     return odds / odds.sum(axis=1, keepdims=True)
 
 
+def missed(probabilities: np.ndarray, labels: np.ndarray, lowest: float) -> list[str]:
+    """The expressions whose recall is lower."""
+    return [name for name, recall in recalls(probabilities.argmax(axis=1), labels).items() if recall < lowest]
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     arrays(np.float32, (COUNT, 7), elements=st.floats(-8, 8, width=32)),
@@ -66,11 +71,11 @@ def test_a_network_answers_by_the_new_odds(network, val) -> None:
     before = model.predict(val[0], verbose=0)
     added = offsets(np.log(before), val[1], 0.12)
     assert added.any()
-    raise_recall(model, *val, 0.12)
+    assert raise_recall(model, *val, 0.12) == missed(by_new_odds(before, added), val[1], 0.12) != []
     np.testing.assert_allclose(model.predict(val[0], verbose=0), by_new_odds(before, added), rtol=1e-4)
 
 
-def test_a_training_ends_with_the_recall_that_its_recipe_asks_for(tmp_path: Path, monkeypatch, val) -> None:
+def test_a_training_ends_with_the_recall_that_its_recipe_asks_for(tmp_path: Path, monkeypatch, val, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     Path("data/arrays").mkdir(parents=True)
     for name, array in (("val", val[0]), ("val_labels", val[1])):
@@ -87,3 +92,8 @@ def test_a_training_ends_with_the_recall_that_its_recipe_asks_for(tmp_path: Path
     added = offsets(np.log(answers[0.0]), val[1], 0.12)
     assert added.any()
     np.testing.assert_allclose(answers[0.12], by_new_odds(answers[0.0], added), rtol=1e-4)
+    said = capsys.readouterr().out.splitlines()
+    names = ", ".join(missed(answers[0.12], val[1], 0.12))
+    assert [line for line in said if "lowest_recall" in line] == [
+        f"small: too far below its lowest_recall to be raised to it: {names}"
+    ]
