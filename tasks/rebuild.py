@@ -27,11 +27,10 @@ STATE = Path(".dvc/tmp/retrain")  # Git does not look there
 JOURNAL = STATE / "installation.json"  # of an installation under way, see tasks/install.py
 READY = STATE / "ready"  # the worktree was created to the end
 BASE = STATE / "base"  # the workspace's dvc.lock that the worktree started from, as Git's tree names it
-WHOLE = Path(
-    ".dvc/tmp/dvc.lock"
-)  # a copy of dvc.lock while a stage runs; DVC takes tenths of a second to write that in place
-NOTHING_RUN = b"schema: '2.0'\nstages: {}\n"
-RWLOCK = Path(".dvc/tmp/rwlock")  # who reads and writes what; DVC writes it in place, too
+# DVC writes these two in place, the first for half a second: killed meanwhile, it could not read them any more.
+WHOLE = Path(".dvc/tmp/dvc.lock")  # a copy of dvc.lock while a stage runs
+RWLOCK = Path(".dvc/tmp/rwlock")  # who reads and writes what
+NOTHING_RUN = b"schema: '2.0'\nstages: {}\n"  # dvc.lock before the first stage
 MADE = tuple(f"{path}/" for path in (*DATA_MADE, CANDIDATES))  # by stages, for stages
 OURS = ("params.yaml", "dvc.yaml", str(DVC_LOCK), "tasks/", "data/", "models/")  # where new files count as changes
 NO_MEMORY = (

@@ -34,6 +34,15 @@ def test_bfloat16_must_be_faster_by_more_than_noise(monkeypatch, full: float, ha
     assert precision.faster() == chosen
 
 
+@pytest.mark.parametrize(("half", "rounds"), [(0.5, 6), (1.8, 6), (16.0, 2), (math.inf, 2)])
+def test_what_is_hopeless_is_not_measured_again(monkeypatch, half: float, rounds: int) -> None:
+    times, measured = {"float32": 1.0, "bfloat16": half}, []
+    monkeypatch.setattr(precision, "convolution", lambda shape, dtype: dtype)
+    monkeypatch.setattr(precision, "_time", lambda dtype: measured.append(dtype) or times[dtype])
+    assert precision.seconds("float32", "bfloat16") == [1.0, half]
+    assert measured == ["float32", "bfloat16"] * rounds
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN can be held back on x86 alone")
 def test_where_the_processor_lacks_bfloat16_it_is_float32() -> None:
     command, older = [sys.executable, "-c", PROGRAM], {"ONEDNN_MAX_CPU_ISA": "AVX2"}
