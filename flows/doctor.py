@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import yaml
 
 from tasks import champion, params, rebuild
 from tasks.errors import UserError
 from tasks.expressions import SPLITS
 from tasks.faces import yunet_file
 from tasks.ingest import find_source
-from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, WEIGHTS
+from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, DVC_LOCK, WEIGHTS
 from tasks.processes import environment
 
 PYTHONS = ((3, 11), (3, 14))  # from, up to but without
@@ -66,6 +67,7 @@ def examine() -> Iterator[Check]:
     yield _workspace()
     yield _raw_data()
     yield _arrays()
+    yield _dvc_lock()
     yield _vgg16_weights()
     yield _candidates()
     yield _champion()
@@ -151,6 +153,21 @@ def _arrays() -> Check:
             "arrays", "problem", f"damaged: {' '.join(str(error).split())}", f"remove {ARRAYS}; dvc repro parse"
         )
     return Check("arrays", "ok", ", ".join(f"{split} {count:,}" for split, count in zip(SPLITS, counts, strict=True)))
+
+
+def _dvc_lock() -> Check:
+    """DVC writes it in place: killed meanwhile, it leaves a part."""
+    if not DVC_LOCK.exists():
+        return Check(str(DVC_LOCK), "missing", "", "dvc repro")
+    text = DVC_LOCK.read_text(encoding="utf-8", errors="replace")
+    try:
+        stages = yaml.load(text, yaml.CSafeLoader)["stages"] if text.endswith("\n") else None
+    except (yaml.YAMLError, TypeError, KeyError):
+        stages = None
+    if stages is None:
+        remedy = f"git checkout {DVC_LOCK}; dvc commit --force STAGE, for what ended since it was committed"
+        return Check(str(DVC_LOCK), "problem", "not whole", remedy)
+    return Check(str(DVC_LOCK), "ok", f"{len(stages)} stages")
 
 
 def _vgg16_weights() -> Check:

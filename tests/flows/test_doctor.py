@@ -43,7 +43,7 @@ def test_a_built_workspace_can_label(built, monkeypatch):
     checks = report()
     assert not any(check.bad for check in checks.values())
     assert "trained on made_faces" in checks["champion"].found
-    assert checks["arrays"].state == checks["trained"].state == "ok"
+    assert checks["arrays"].state == checks["trained"].state == checks["dvc.lock"].state == "ok"
     assert "not as Git has it: data/ingested/source.json, " in checks["retraining"].found
 
 
@@ -64,3 +64,12 @@ def test_arrays_that_are_cut_short_are_a_problem(folder, content):
         (folder / "data" / "arrays" / f"{split}.npy").write_bytes(content)
     check = report()["arrays"]
     assert (check.state, check.found.partition(":")[0]) == ("problem", "damaged")
+
+
+@pytest.mark.parametrize("count", [0, 8192, -1])  # as it is while DVC writes it: nothing, full buffers, all but the end
+def test_a_lock_that_a_killed_dvc_left_is_a_problem(folder, count):
+    text = (ROOT / "dvc.lock").read_text()
+    (folder / "dvc.lock").write_text(text)
+    assert report()["dvc.lock"].state == "ok"
+    (folder / "dvc.lock").write_text(text[:count])
+    assert report()["dvc.lock"].state == "problem"
