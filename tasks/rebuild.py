@@ -12,12 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 from tasks.errors import UserError
-from tasks.files import replacing
+from tasks.files import read_json, replacing
 from tasks.git import changed_files, check_identity, git, head
 from tasks.params import Labels, Params
 from tasks.paths import CANDIDATES, DATA_MADE, DVC_LOCK, PROMOTED, RAW, TIMINGS, WEIGHTS
@@ -75,9 +76,19 @@ def out_of_date(folder: Path) -> dict[str, list[str]]:
     Raises:
         UserError: DVC cannot say, dvc.yaml being broken, for example.
     """
+    _mend_rwlock(folder)
     status = json.loads(dvc("status", "--json", folder=folder))
     changes = {stage: _inputs(entries) for stage, entries in status.items()}
     return {stage: names for stage, names in changes.items() if names}
+
+
+def _mend_rwlock(folder: Path) -> None:
+    """Remove the list of locks if a DVC that was killed left it half-written; a DVC at work has it whole in no time."""
+    path = folder / RWLOCK
+    if path.exists() and read_json(path) is None:
+        time.sleep(1)
+        if read_json(path) is None:
+            path.unlink(missing_ok=True)
 
 
 def _inputs(entries: list[Any]) -> list[str]:
