@@ -33,7 +33,6 @@ def test_keras_comes_without_what_is_unused_and_that_can_be_imported_later() -> 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="asked for on x86 alone")
 @pytest.mark.parametrize("chosen", [{}, {"TF_ENABLE_ONEDNN_OPTS": "0"}])
 def test_convolutions_are_onednns_on_every_processor_unless_someone_says_no(chosen, monkeypatch) -> None:
-    monkeypatch.delenv(
-        "TF_ENABLE_ONEDNN_OPTS", raising=False
-    )  # this process has it, if another test imported the backend
+    # This process has it, if another test imported the backend.
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     assert ("backward_weights" in run(CONVOLUTION, ONEDNN_VERBOSE="1", **chosen)) == (not chosen)
