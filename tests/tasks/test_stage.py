@@ -47,7 +47,7 @@ def test_it_runs_what_is_out_of_date_and_says_nothing_of_its_own(capfd: pytest.C
         ("print('a'); exit('ferflow: data/raw/a.csv, row 3: bad')", "data/raw/a.csv, row 3: bad"),
         ("print('a'); raise ValueError('some reason')", "ValueError: some reason"),
         ("import os; print('a'); os.kill(os.getpid(), 9)", "ran out of memory"),
-        ("import os; print('a'); os.abort()", f"failed to run: {sys.executable} write.py, exited with -6"),
+        ("print('a'); exit(3)", f"failed to run: {sys.executable} write.py, exited with 3"),
         ("print('a')", "output 'written' does not exist"),
     ],
 )
