@@ -161,10 +161,11 @@ def _dvc_lock() -> Check:
         return Check(str(DVC_LOCK), "missing", "", "dvc repro")
     text = DVC_LOCK.read_text(encoding="utf-8", errors="replace")
     try:
-        stages = yaml.load(text, yaml.CSafeLoader)["stages"] if text.endswith("\n") else None
-    except (yaml.YAMLError, TypeError, KeyError):
-        stages = None
-    if stages is None:
+        stages = yaml.load(text, yaml.CSafeLoader)["stages"]
+        whole = text.endswith("\n") and all(stage["outs"] for stage in stages.values())  # what comes last in each
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError):
+        whole = False
+    if not whole:
         remedy = f"git checkout {DVC_LOCK}; dvc commit --force STAGE, for what ended since it was committed"
         return Check(str(DVC_LOCK), "problem", "not whole", remedy)
     return Check(str(DVC_LOCK), "ok", f"{len(stages)} stages")
