@@ -86,6 +86,10 @@ VARIANTS = {
     "contradicted labels left out": Variant(data=techniques.cleaned),
     "faces enlarged to 64 px, whole from the start": Variant({"sizes": []}, network=techniques.enlarged),
     "ten times the weight decay": Variant(optimizer={"weight_decay": 0.1}),
+    "taught by its like": Variant({"label_smoothing": 0.0}, data=techniques.taught_by_its_like),
+    "taught by its like, which did not see the face": Variant(
+        {"label_smoothing": 0.0}, data=techniques.taught_by_strangers
+    ),
 }
 COLUMNS = ("recipe", "accuracy", "mirrored", "log_loss", "changed", "lowest_recall")
 

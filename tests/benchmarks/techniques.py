@@ -107,11 +107,34 @@ def enlarged(model: keras.Model) -> keras.Model:
     return keras.models.clone_model(model, call_function=called)
 
 
+def learning(data: Data, answered: np.ndarray) -> Data:
+    """The data with these answers, (N, 7), in the place of most of each label."""
+    return data._replace(targets=np.float32(1 - SHARE) * data.targets + np.float32(SHARE) * answered)
+
+
 def taught(data: Data, _: Fit) -> Data:
-    """The champion's answers in the place of most of each label."""
+    """Taught by the champion."""
     champion = keras.saving.load_model(CHAMPION / "model.keras", compile=False)
-    mixed = np.float32(1 - SHARE) * data.targets + np.float32(SHARE) * answers(champion, data.views[0])
-    return data._replace(targets=mixed)
+    return learning(data, answers(champion, data.views[0]))
+
+
+def by_strangers(data: Data, fit: Fit) -> np.ndarray:
+    """What networks answer for the faces of train that they did not see: float32, (N, 7), by FOLDS trainings."""
+    [faces], labels = data.views, data.targets.argmax(axis=1)
+    answered = np.zeros_like(data.targets)
+    for seen, unseen in StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(faces, labels):
+        answered[unseen] = answers(fit(data._replace(views=[faces[seen]], targets=data.targets[seen])), faces[unseen])
+    return answered
+
+
+def taught_by_strangers(data: Data, fit: Fit) -> Data:
+    """Taught by networks that could not learn a face's label by heart."""
+    return learning(data, by_strangers(data, fit))
+
+
+def taught_by_its_like(data: Data, fit: Fit) -> Data:
+    """Taught by a network that was trained alike, on all the faces."""
+    return learning(data, answers(fit(data), data.views[0]))
 
 
 def cleaned(data: Data, fit: Fit) -> Data:
@@ -120,10 +143,7 @@ def cleaned(data: Data, fit: Fit) -> Data:
     Confident learning (Northcutt et al. 2019, arXiv:1911.00068): another expression is at least as probable as it is on average
     for the faces that have it as their label.
     """
-    [faces], labels = data.views, data.targets.argmax(axis=1)
-    answered = np.zeros_like(data.targets)
-    for seen, unseen in StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(faces, labels):
-        answered[unseen] = answers(fit(data._replace(views=[faces[seen]], targets=data.targets[seen])), faces[unseen])
+    [faces], labels, answered = data.views, data.targets.argmax(axis=1), by_strangers(data, fit)
     usual = np.array([answered[labels == each, each].mean() for each in range(data.targets.shape[1])])
     likeliest = np.where(answered >= usual, answered, -1.0).argmax(axis=1)
     kept = (likeliest == labels) | ~(answered >= usual).any(axis=1)
