@@ -2,11 +2,11 @@
 
     python tests/benchmarks/recipes.py [--candidate small] [--epochs 8] [--out tests/benchmarks/recipes.csv]
 
-All but one learn from the labels alone: a teacher is a training of its own. Accuracies are on val, where such choices belong; by
-chance one differs from another by 0.8 points and more of 3,588 faces, and a short training favours what regularises less.
-`log_loss`, after temperature scaling on the same faces, varies less by chance. `changed` is the mean accuracy under the changes
-of tests/changes.py, which are what photos do to faces. A line takes minutes; those that the csv has already are not measured
-again, so it can be stopped and continued.
+All but those that are taught learn from the labels alone: a teacher is a training of its own. Accuracies are on val,
+where such choices belong; by chance one differs from another by 0.8 points and more of 3,588 faces, and a short
+training favours what regularises less. `log_loss`, after temperature scaling on the same faces, varies less by chance.
+`changed` is the mean accuracy under the changes of tests/changes.py, which are what photos do to faces. A line takes
+minutes; those that the csv has already are not measured again, so it can be stopped and continued.
 """
 
 import argparse
