@@ -70,7 +70,7 @@ def fetch(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another file of the same name.")] = False,
 ) -> None:
-    """Put FER2013 into data/raw: fer2013.csv, icml_face_data.csv, a folder of images, a zip or tar.gz of these.
+    """Put FER2013 into data/raw: fer2013.csv, icml_face_data.csv, a folder of images, a zip of either, a tar.gz of the csv.
 
     Examples: `ferflow fetch` (needs Kaggle's credentials), `ferflow fetch ~/Downloads/fer2013.tar.gz`
     """

@@ -173,7 +173,7 @@ def _dvc_lock() -> Check:
 
 def _vgg16_weights() -> Check:
     for folder in (WEIGHTS, Path.home() / ".keras" / "models"):
-        found = sorted(folder.glob("vgg16*.h5"))
+        found = sorted(path for path in folder.glob("*.h5") if "vgg16" in path.name.lower())
         if found:
             return Check("VGG16's weights", "ok", str(found[0]))
     return Check(

@@ -79,7 +79,7 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
         f"| {split} | {info['data']['faces'][split]:,} | " + " | ".join(f"{scores[key]:.3f}" for key in columns) + " |"
         for split, scores in info["metrics"].items()
     ]
-    stopped, best_epoch = info["training"]["stopped"], info["training"]["best_epoch"]
+    stopped = info["training"]["stopped"]
     text = TEMPLATE.format(
         title=info["version"] if limit is None else f"{info['version']}, small edition",
         edition="" if limit is None else SMALL_EDITION.format(limit=limit, champion=CHAMPION),
@@ -100,7 +100,7 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
         file=LITERT,
         epochs=info["training"]["epochs"],
         epochs_planned=info["parameters"]["candidate"]["epochs"],
-        which=f"those after epoch {best_epoch}" if best_epoch else "an average of the last ones (`averaged`)",
+        which=which_weights(info["training"], info["parameters"]["candidate"]),
         stopped="" if stopped == "finished" else f"; ended by `{stopped}`",
         recipe=_recipe(info["parameters"]["candidate"]),
         timings=TIMINGS / f"{info['candidate']}.json",
@@ -108,6 +108,14 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
         **info["size"],
     )
     _write(folder, text)
+
+
+def which_weights(training: dict[str, Any], candidate: dict[str, Any]) -> str:
+    """Which weights of the training a champion has."""
+    if training["best_epoch"]:
+        return f"those after epoch {training['best_epoch']}"
+    first = round(candidate["averaged"] * candidate["epochs"])  # from 0; cut short, there may be none after it
+    return "an average of the last ones (`averaged`)" if training["epochs"] > first + 1 else "those of the last epoch"
 
 
 def write_card_of_none(folder: Path, limit: float) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,17 @@ class Checkpoint(keras.callbacks.Callback):
     def _load(self) -> None:
         if not self.path.exists():
             return
-        with np.load(self.path) as saved:
-            meta = json.loads(str(saved["meta"]))
-            if meta.pop("fingerprint") != self.fingerprint:
-                return  # of other data, parameters or code: start afresh
-            self.logs, self.minutes = meta["logs"], meta["minutes"]
-            self.seconds, self.stopped, self.precision = meta["seconds"], meta["stopped"], meta["precision"]
-            count = sum(name.startswith("variable_") for name in saved)
-            self.variables = [saved[f"variable_{i}"] for i in range(count)]
-            self.kept = [saved[f"kept_{i}"] for i in range(len(saved.files) - count - 1)]
+        try:
+            with np.load(self.path) as saved:
+                arrays = dict(saved)
+            meta = json.loads(str(arrays.pop("meta")))
+        except (EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:  # what a power cut may leave
+            print(f"{self.path} is damaged ({error}); the training begins anew", flush=True)
+            return
+        if meta["fingerprint"] != self.fingerprint:
+            return  # of other data, parameters or code: start afresh
+        self.logs, self.minutes = meta["logs"], meta["minutes"]
+        self.seconds, self.stopped, self.precision = meta["seconds"], meta["stopped"], meta["precision"]
+        count = sum(name.startswith("variable_") for name in arrays)
+        self.variables = [arrays[f"variable_{i}"] for i in range(count)]
+        self.kept = [arrays[f"kept_{i}"] for i in range(len(arrays) - count)]

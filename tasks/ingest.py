@@ -77,6 +77,8 @@ def find_source(folder: Path) -> Source:
         UserError: nothing there, or nothing that can be used; says what is wrong with the first file. A broken file of
             one of the two names is never passed over for another.
     """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; `ingest.source` in params.yaml names the folder that holds it")
     if not folder.is_dir():
         raise UserError(NOTHING_FOUND.format(folder=folder))
     paths = [path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in IGNORED_FOLDERS]
@@ -120,15 +122,31 @@ def _recognise_zip(path: Path) -> Source:
         names = archive.namelist()
         tables = [name for name in names if name.endswith(".csv") and not name.startswith("__MACOSX/")]
         tables.sort(key=lambda member: (*(PurePosixPath(member).name != name for name in CSV_NAMES), member))
+        problems = []
         for member in tables:
-            if archive.getinfo(member).file_size > MOST_UNPACKED:
-                raise UserError(f"{path}/{member}: says that it unpacks to more than 2 GiB; FER2013 has 0.3 GB")
-            with archive.open(member) as file:
-                check_header(file, path / member)
-            return Source(path, "csv", True, member)
+            try:
+                _check_member(archive, member, path)
+                return Source(path, "csv", True, member)
+            except UserError as error:
+                if PurePosixPath(member).name in CSV_NAMES:
+                    raise
+                problems.append(error)  # a list of something else
         if in_tree(names):
             return Source(path, "images", True)
-    raise UserError(f"{path}: a zip without fer2013.csv, icml_face_data.csv or images in folders such as train/angry")
+    raise (
+        problems[0]
+        if problems
+        else UserError(
+            f"{path}: a zip without fer2013.csv, icml_face_data.csv or images in folders such as train/angry"
+        )
+    )
+
+
+def _check_member(archive: zipfile.ZipFile, member: str, path: Path) -> None:
+    if archive.getinfo(member).file_size > MOST_UNPACKED:
+        raise UserError(f"{path}/{member}: says that it unpacks to more than 2 GiB; FER2013 has 0.3 GB")
+    with archive.open(member) as file:
+        check_header(file, path / member)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ order of `expressions.EXPRESSIONS`. What a network needs beyond that (three chan
 To add one: write its function here, list it in NETWORKS, and name it in an entry of params.yaml.
 """
 
-import inspect
 import json
 import tempfile
 import zipfile
@@ -58,21 +57,18 @@ def build(network: str, side: int | None = FACE_SIZE, **options: Any) -> keras.M
     """Build the named network for faces of `side` px, None: of any size, with random (VGG16: ImageNet's) weights.
 
     Raises:
-        UserError: the network or one of its options is unknown, pretrained weights are not to be had, or the network
-            is made for one size.
+        UserError: the network or one of its options is unknown or impossible, pretrained weights are not to be had, or
+            the network is made for one size.
     """
     if network not in NETWORKS:
         raise UserError(f"params.yaml names the network '{network}'; tasks/networks.py has {', '.join(NETWORKS)}")
-    arguments = ((side, side, 1), len(EXPRESSIONS))
     try:
-        inspect.signature(NETWORKS[network]).bind(*arguments, **options)
-    except TypeError as error:
-        raise UserError(f"params.yaml, options of the network '{network}': {error}") from error
-    try:
-        return NETWORKS[network](*arguments, **options)
-    except ValueError as error:
+        return NETWORKS[network]((side, side, 1), len(EXPRESSIONS), **options)
+    except (TypeError, ValueError) as error:
         if side is not None:
-            raise
+            reason = " ".join(str(error).split())
+            raise UserError(f"params.yaml, options of the network '{network}': {reason}") from error
+        build(network, FACE_SIZE, **options)  # fails, too, if it is the options that are wrong
         raise UserError(
             f"params.yaml: the network '{network}' is made for one size of face; it can have no `sizes`"
         ) from error
@@ -141,6 +137,8 @@ def residual(
 
     Each block's last scale starts at zero, so that training starts from the identity (Goyal et al. 2017).
     """
+    if len(widths) != len(blocks):
+        raise ValueError(f"{len(widths)} widths and {len(blocks)} blocks; each stage has one of both")
     inputs = keras.Input(shape)
     x = _conv_norm(inputs, widths[0])
     for stage, (filters, count) in enumerate(zip(widths, blocks, strict=True)):
@@ -274,8 +272,13 @@ def _load_vgg16_weights(trunk: keras.Model) -> None:
     """ImageNet's weights from data/weights if a file lies there, else by Keras's download (cached in ~/.keras)."""
     files = sorted(path for path in WEIGHTS.glob("*.h5") if "vgg16" in path.name.lower())
     if files:
-        source: Any = files[0]
-        pretrained = keras.applications.VGG16(include_top=False, weights=str(source))
+        try:
+            pretrained = keras.applications.VGG16(include_top=False, weights=str(files[0]))
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{files[0]}: not VGG16's weights without its top, or not all of them ({reason})"
+            ) from error
     else:
         try:
             pretrained = keras.applications.VGG16(include_top=False, weights="imagenet")

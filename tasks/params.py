@@ -30,6 +30,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 # Folders of data/ to learn from; the answers of one who is taught are in a later folder than those it learned from.
 Labels = Literal["arrays", "taught", "taught_again"]
 Precision = Literal["float32", "bfloat16", "fastest"]  # of a training's numbers; fastest: see tasks/precision.py
+EXPONENT = "YAML reads a number with an exponent only with its point, as in 1.0e-3"
+NUMBER = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?", re.IGNORECASE)
 NAME = re.compile(r"\w[\w-]*")  # of a candidate: part of paths, of commands, and of keys that DVC parts at points
 
 
@@ -80,6 +82,13 @@ class Optimizer(Section):
     learning_rate: PositiveFloat
     options: dict[str, Any] = {}
 
+    @model_validator(mode="after")
+    def _options_are_no_texts_of_numbers(self) -> "Optimizer":
+        for name, value in self.options.items():
+            if isinstance(value, str) and NUMBER.fullmatch(value):
+                raise ValueError(f"options.{name} is '{value}', a text; {EXPONENT}, and without quotes")
+        return self
+
 
 class Augment(Section):
     """How far training faces are changed; all off by default. See tasks/augment.py."""
@@ -108,7 +117,7 @@ class Size(Section):
 class Plateau(Section):
     """ReduceLROnPlateau on val_loss."""
 
-    factor: Share
+    factor: Annotated[float, Field(gt=0, lt=1)]
     patience: PositiveInt
 
 
@@ -145,7 +154,7 @@ class Candidate(Section):
     early_stopping: PositiveInt | None = None  # epochs without a better val_loss
     label_smoothing: Share = 0.0
     lowest_recall: Share = 0.0  # of every expression on val; what is answered too seldom is then answered more readily
-    class_weights: dict[str, PositiveFloat] = {}  # what a face of an expression counts in the loss; others count 1
+    class_weights: dict[str, PositiveFloat] = {}  # in the loss, by a target's likeliest expression; others count 1
     frozen_until: str | None = None  # layers up to this one keep their weights; their output is computed once
     augment: Augment = Augment()
     nothing: Share = 0.0  # share of pictures in which no face is, to be answered by equal probabilities
@@ -166,8 +175,16 @@ class Candidate(Section):
             )
         if self.self_taught and (self.mixup or self.frozen_until):
             raise ValueError("`self_taught` needs the answers for single, whole faces: no `mixup`, no `frozen_until`")
-        if self.self_taught and self.self_taught.since >= self.self_taught.until:
-            raise ValueError("self_taught.since must come before self_taught.until")
+        if self.averaged is not None and (self.plateau or self.early_stopping):
+            raise ValueError("`averaged` holds the rate to the last epoch: no `plateau`, no `early_stopping`")
+        if self.self_taught:
+            since, until = (round(part * self.epochs) for part in (self.self_taught.since, self.self_taught.until))
+            if since >= until:
+                raise ValueError(
+                    f"self_taught.since must come before self_taught.until, in whole epochs of {self.epochs}"
+                )
+            if until >= self.epochs:
+                raise ValueError("after self_taught.until no epoch is left that would learn the answers")
         for name in self.class_weights:
             if name not in EXPRESSIONS:
                 raise ValueError(f"class_weights: no expression '{name}'{_nearest(name, list(EXPRESSIONS))}")
@@ -271,7 +288,7 @@ class Params(Section):
     parse: Parse
     train: Train
     candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
-    teachers: dict[str, Labels] = {}  # whose answers others learn from, and the folder for them
+    teachers: dict[str, Labels]  # whose answers others learn from, and the folder for them
     evaluate: Evaluate
     promote: Promote
     gate: Gate = Gate()
@@ -400,7 +417,7 @@ def _describe(error: Any) -> str:
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         expected = "should be a section of keys and values"
     if error["type"] == "float_type" and "e" in str(error["input"]).lower():
-        expected += "; YAML reads a number with an exponent only with its point, as in 1.0e-3"
+        expected += f"; {EXPONENT}"
     return f"{place} is {error['input']!r}; it {expected}"
 
 

@@ -168,7 +168,9 @@ def to_batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
 
 def _text_array(values: Iterable[str | bytes | None], kind: pa.DataType) -> pa.Array:
     """An Arrow array of texts. pa.array() does the same, but imports pandas first, which takes as long as the stage."""
-    contents = [value.encode() if isinstance(value, str) else value for value in values]
+    contents = [  # a file's name need not be UTF-8
+        value.encode(errors="backslashreplace") if isinstance(value, str) else value for value in values
+    ]
     valid = np.packbits([content is not None for content in contents], bitorder="little")
     ends = np.cumsum([0, *(len(content or b"") for content in contents)], dtype=np.int32)
     data = b"".join(content or b"" for content in contents)

@@ -38,6 +38,12 @@ def test_raw_data_is_recognised(folder):
     assert checks["raw data"].found == "data/raw/fer2013.csv (csv)"
 
 
+def test_vgg16s_weights_are_found_by_any_name_that_training_takes(folder):
+    (folder / "data" / "weights").mkdir(parents=True)
+    (folder / "data" / "weights" / "keras_VGG16_notop.h5").touch()
+    assert report()["VGG16's weights"].found == "data/weights/keras_VGG16_notop.h5"
+
+
 def test_a_built_workspace_can_label(built, monkeypatch):
     monkeypatch.chdir(built[0].folder)
     checks = report()

@@ -52,6 +52,14 @@ def test_cut_before_there_is_anything_to_average_the_last_weights_are_kept(data,
     np.testing.assert_array_equal(checkpoint.kept[0], model.get_weights()[0])
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\3\4half of it"])
+def test_a_damaged_checkpoint_is_told_and_the_training_begins_anew(content, data, tmp_path, capsys) -> None:
+    (tmp_path / "epochs.npz").write_bytes(content)
+    checkpoint = Checkpoint(tmp_path / "epochs.npz", "", [], 1.0)
+    assert checkpoint.epochs == 0
+    assert "epochs.npz is damaged" in capsys.readouterr().out
+
+
 def test_statistics_of_normalisation_are_the_mean_of_the_batches_own(data) -> None:
     inputs = keras.Input((48, 48, 1))
     model = keras.Model(inputs, networks.FusedBatchNormalization()(inputs))

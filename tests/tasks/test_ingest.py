@@ -107,6 +107,23 @@ def tree(by_prefix: bool) -> dict[str, bytes]:
 # Forms that are accepted
 
 
+def test_a_csv_of_something_else_does_not_hide_a_zip_of_images(workspace: Path) -> None:
+    write("archive.zip", zipped(tree(by_prefix=False) | {"labels.csv": b"image,label\n"}))
+    assert len(ingested()) == len(FACES)
+
+
+def test_names_of_images_need_not_be_utf_8(workspace: Path) -> None:
+    for name, content in tree(by_prefix=False).items():
+        write(name.replace("0.png", "caf\udce9.png"), content)
+    assert len(ingested()) == len(FACES)
+
+
+def test_a_source_that_is_a_file_is_told(workspace: Path) -> None:
+    write("fer2013.csv", CSV)
+    with pytest.raises(UserError, match=r"fer2013.csv is a file; `ingest.source` in params.yaml names the folder"):
+        ingest.find_source(RAW / "fer2013.csv")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -34,13 +34,33 @@ def test_vgg16_loads_weights_from_a_file_and_repeats_grey(tmp_path, monkeypatch)
     np.testing.assert_allclose(features.predict(grey, verbose=0), trunk.predict(repeated, verbose=0), rtol=1e-4)
 
 
+def test_a_file_that_does_not_hold_vgg16_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/weights").mkdir(parents=True)
+    (tmp_path / "data/weights/vgg16.h5").write_bytes(b"<html>not found</html>")
+    with pytest.raises(UserError, match=r"data/weights/vgg16.h5: not VGG16's weights without its top, or not all"):
+        networks.build("vgg16")
+
+
 def test_unknown_networks_and_options_are_named() -> None:
     with pytest.raises(UserError, match=r"names the network 'resnet'; tasks/networks.py has modelo_01"):
         networks.build("resnet")
-    with pytest.raises(
-        UserError, match="options of the network 'residual': got an unexpected keyword argument 'width'"
-    ):
+    with pytest.raises(UserError, match=r"options of the network 'residual': .* unexpected keyword argument 'width'"):
         networks.build("residual", width=3)
+
+
+@pytest.mark.parametrize("side", [48, None])
+@pytest.mark.parametrize(
+    ("network", "options", "words"),
+    [
+        ("residual", {"widths": [8, 8, 8]}, "3 widths and 4 blocks; each stage has one of both"),
+        ("residual", {"widths": 8}, "has no len"),
+        ("vgg_like", {"dropout": 1.5}, "Invalid value received for argument"),
+    ],
+)
+def test_an_impossible_option_is_told_whatever_sizes_faces_have(side, network, options, words) -> None:
+    with pytest.raises(UserError, match=rf"options of the network '{network}': .*{words}"):
+        networks.build(network, side, **options)
 
 
 def test_a_network_made_for_one_size_says_so() -> None:

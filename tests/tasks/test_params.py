@@ -46,6 +46,10 @@ def test_the_committed_file_is_right() -> None:
             "candidates.modelo_01: `labels: taught` (or taught_again) and the section `taught` go together",
         ),
         ("until: 0.6, share: 0.6", "until: 0.3, share: 0.6", "self_taught.since must come before self_taught.until"),
+        ("until: 0.6, share: 0.6", "until: 1.0, share: 0.6", "after self_taught.until no epoch is left"),
+        ("averaged: 0.7", "averaged: 0.7\n    early_stopping: 8", "`averaged` holds the rate to the last epoch"),
+        ("weight_decay: 0.01,", "weight_decay: 1e-2,", "optimizer: options.weight_decay is '1e-2', a text; YAML reads"),
+        ("factor: 0.9", "factor: 1.0", "plateau.factor is 1.0; it should be less than 1"),
         (
             "    self_taught:",
             "    mixup: 0.2\n    self_taught:",
