@@ -60,14 +60,14 @@ def _show_faces(console: Console, path: Path, total: int) -> None:
 
 
 def _show_problems(console: Console, path: Path) -> None:
-    """Name the first images that have no result, and why."""
+    """Name the first images without a result, or without a whole one, and why."""
     with path.open(newline="", encoding="utf-8") as file:
         problems = (row for row in csv.DictReader(file) if row["reason"])
         for row in islice(problems, PROBLEMS_SHOWN):
             console.print(plain(f"{row['status']}: {row['path']}: {row['reason']}"), soft_wrap=True)
         rest = sum(1 for _ in problems)
     if rest:
-        print(f"... and {rest:,} images more without a result; see {path}")
+        print(f"... and {rest:,} images more with a reason; see {path}")
 
 
 def _first(path: Path, count: int) -> list[dict[str, str]]:

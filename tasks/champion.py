@@ -109,7 +109,8 @@ def _read_info(folder: Path) -> dict[str, Any]:
         raise UserError(f"no champion in {folder}; build one with: dvc repro") from error
     except ValueError as error:
         raise UserError(f"{folder / INFO} is damaged; restore it with: git checkout {folder}") from error
-    if not isinstance(info, dict) or not {"version", "files", "calibration"} <= set(info):
+    whole = isinstance(info, dict) and {"version", "files", "calibration"} <= set(info)
+    if not whole or not isinstance(info["files"], dict):
         raise UserError(
             f"{folder / INFO} is of another form than this version of ferflow writes; run: dvc repro promote"
         )

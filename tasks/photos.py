@@ -162,7 +162,7 @@ def _decode_other(content: bytes, fraction: int) -> NDArray[np.uint8]:
     image = _open(content)
     try:
         image.load()
-        if image.mode in ("I", "F"):
+        if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # a PGM's are 16 bits wide
             raise RefusedError("unsupported", "its pixels are 32-bit numbers; convert it to 8 or 16 bits")
         pixels = np.asarray(_colours(image, fraction))
     except RefusedError:
@@ -176,7 +176,7 @@ def _colours(image: "Image.Image", fraction: int) -> "Image.Image":
     """Any image as RGB of a fraction of its size; what is transparent becomes white."""
     from PIL import Image
 
-    if image.mode.startswith("I;16"):  # Pillow's own conversion would cut off at 255
+    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would cut off at 255
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     mode = "RGBA" if image.has_transparency_data else "RGB"
     image = image if image.mode == mode else image.convert(mode)

@@ -123,6 +123,7 @@ def write_modes(folder: Path) -> dict[str, Expected]:
         "grey.jpg": encoded(grey, "JPEG"),
         "grey.png": encoded(grey, "PNG"),
         "grey16.png": _by_opencv(deep_grey, ".png"),
+        "grey16.pgm": b"P5 %d %d 65535\n" % grey.size + deep_grey.astype(">u2").tobytes(),
         "grey16.tif": encoded(Image.fromarray(deep_grey), "TIFF"),
         "rgb16.png": _by_opencv(deep_rgb, ".png"),
         "rgba.png": encoded(rgba, "PNG"),

@@ -57,7 +57,7 @@ def test_no_champion_and_a_broken_one_are_told_apart(folder: Path) -> None:
     (folder / "champion.json").write_text("{")
     with pytest.raises(UserError, match=r"champion\.json is damaged"):
         champion.load(folder)
-    for other in ("{}", "5"):
+    for other in ("{}", "5", '{"version": "a", "files": [], "calibration": {}}'):
         (folder / "champion.json").write_text(other)
         with pytest.raises(UserError, match="of another form"):
             champion.load(folder)

@@ -179,6 +179,14 @@ def test_the_key_of_settings_changes_with_what_decides():
     assert settings(min_confidence=0.9).key == settings().key
 
 
-def test_labelling_never_imports_tensorflow():
-    code = "import sys, tasks.folder; sys.exit('tensorflow' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+LABEL = """
+import sys
+from pathlib import Path
+from tasks.folder import label_folder
+run = label_folder([sys.argv[1]], sys.argv[2], champion=Path(sys.argv[3]))
+sys.exit("tensorflow" in sys.modules or run["faces"]["total"] != 1)
+"""
+
+
+def test_labelling_never_imports_tensorflow(tmp_path):
+    subprocess.run([sys.executable, "-c", LABEL, ASTRONAUT, tmp_path / "out", CHAMPION], check=True)
