@@ -50,6 +50,7 @@ SETTINGS = {
     "user.email": "ferflow@localhost",
     "commit.gpgsign": "false",
     "tag.gpgsign": "false",
+    "core.hooksPath": "/dev/null",
 }
 PHOTOS = (
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),

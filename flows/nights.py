@@ -122,7 +122,8 @@ def _serving() -> Iterator[str]:
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    others = ("PREFECT_API_URL", "PREFECT_SERVER_DATABASE_")  # of this computer, not for the demonstration
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     environment["PREFECT_HOME"] = str(HOME.resolve())
     command = [sys.executable, "-m", "flows.cli", "serve", "--port", str(port)]
     with (HOME / "serve.txt").open("w") as log:

@@ -223,16 +223,17 @@ def install_champion(folder: Path, outcome: Outcome) -> Outcome:
     place = f", in place of {outcome.other}" if outcome.other else ""
     commit = record(folder, f"Champion {outcome.champion}{place}\n\n" + "\n".join(outcome.reasons))
     rebuild.check_workspace()  # nobody began to work here meanwhile
-    rebuild.forget()
-    return replace(outcome, commit=commit, tag=install(folder, commit, JOURNAL))
+    tag = install(folder, commit, JOURNAL)
+    rebuild.forget()  # not before: where it cannot be installed, what was trained serves the next run
+    return replace(outcome, commit=commit, tag=tag)
 
 
 @step
 def push_champion(outcome: Outcome) -> None:
     """Push the commit and the tag; where that fails, the champion stays installed and the log says so."""
     try:
-        remote = git(Path(), "rev-parse", "--abbrev-ref", "@{upstream}").decode().partition("/")[0]
-        git(Path(), "push", "--quiet", remote, "HEAD", outcome.tag)
+        remote = git(Path(), "rev-parse", "--abbrev-ref", "@{upstream}").decode().strip().partition("/")[0]
+        git(Path(), "push", "--quiet", "--atomic", remote, "HEAD", outcome.tag)
     except UserError as error:
         get_run_logger().warning("not pushed: %s", error)
 

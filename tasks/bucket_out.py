@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -49,6 +49,8 @@ class BucketOut:
     Raises:
         UserError: another run holds it, or the bucket cannot be used.
     """
+
+    mark = MARKER
 
     def __init__(self, url: str) -> None:
         self.shown = self.url = url.rstrip("/")
@@ -118,11 +120,10 @@ class BucketOut:
             for part in self._partitions(table):
                 now[part] = self._send(self.folder / part, part, before.get(part))
                 (self.folder / part).unlink()
-            with self._explained(table):
-                for each in list(self._bucket.find(inside(self.url, table))):  # somebody's photos may lie there, too
-                    name = each.url.removeprefix(inside(self.url))
-                    if name not in now and PART.fullmatch(name):
-                        self._bucket.remove(each.url)
+            for part in self._parts(table):
+                if part not in now:
+                    with self._explained(part):
+                        self._bucket.remove(inside(self.url, part))
         for name in FILES:
             if (self.folder / name).exists():
                 now[name] = self._send(self.folder / name, name, before.get(name))
@@ -130,6 +131,13 @@ class BucketOut:
                 with self._explained(name):
                     self._bucket.remove(inside(self.url, name))
         write_json(self.folder / PUBLISHED, now)
+
+    def _parts(self, table: str) -> list[str]:
+        """The names of a table's partitions in the bucket; somebody's photos may lie there, too."""
+        with self._explained(table):
+            found = self._bucket.find(inside(self.url, table))
+            names = (each.url.removeprefix(inside(self.url)) for each in found)
+            return list(filter(PART.fullmatch, names))
 
     def _partitions(self, table: str) -> Iterator[str]:
         """The names of a table's partitions, each written when it is asked for."""
@@ -189,6 +197,19 @@ class BucketOut:
             found = self._bucket.find(inside(self.url, folder))
             self._known[folder] = {each.url.removeprefix(inside(self.url)) for each in found}
         return iter(self._known[folder])
+
+    def present(self, names: Iterable[str]) -> Iterator[str]:
+        """Which of some files that are no pictures are there; of Parquet tables, the parts."""
+        for name in names:
+            table, _, ending = name.partition(".")
+            if ending == "parquet":
+                yield from self._parts(table)
+            elif self._is_there(name):
+                yield name
+
+    def _is_there(self, name: str) -> bool:
+        with self._explained(name):
+            return self._bucket.look(inside(self.url, name)) is not None
 
     def put(self, name: str, content: bytes) -> None:
         """Write a picture, whole."""

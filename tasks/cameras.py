@@ -138,7 +138,7 @@ def _address(url: str) -> Shots:
 
     def opened(options: dict[str, str]) -> "InputContainer":
         try:
-            return av.open(url, options=options, timeout=(OPENS, READS))
+            return av.open(url, options=options, timeout=(OPENS, READS), metadata_errors="backslashreplace")
         except (av.error.FFmpegError, OSError) as error:
             raise UserError(f"{name}: {_reason(error)}; check the address, and that the camera is on") from error
 

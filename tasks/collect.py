@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.errors import UserError
-from tasks.expressions import EXPRESSIONS, LABEL_OF_FOLDER, PORTUGUESE
+from tasks.expressions import EXPRESSIONS, label_of
 from tasks.extra import EXTRA, read_extra, refuse, unusable
 from tasks.files import replacing
 from tasks.label import Face, Labelled
@@ -24,7 +24,6 @@ from tasks.store import Store
 from tasks.tables import Row, pixel_text
 
 FACES = "faces.csv"
-LABEL_OF_NAME = {**LABEL_OF_FOLDER, **{name: label for label, name in enumerate(PORTUGUESE)}}
 TOLERANCE = 0.01  # in numbers that a spreadsheet may have rounded
 
 Place = tuple[str, str]  # of a face: its image's path and its number there, as the table has them
@@ -69,8 +68,9 @@ def collect(labels: Path, out: Path | None = None, table: Path | None = None) ->
     """
     if not (labels / STORE).is_file():
         raise UserError(f"{labels} is no output folder of `ferflow label`; name the folder that was its --out")
+    gone = table is None and not (labels / FACES).exists()  # after a `collect`, and crops may have been moved since
     table = table or labels / FACES
-    lines, problems = read_lines(table)
+    lines, problems = ({}, []) if gone else read_lines(table)
     pictures, misplaced = find_pictures(labels / CROPS)
     problems += misplaced
     with closing(Store(labels, keep=True)) as store:
@@ -92,11 +92,6 @@ def collect(labels: Path, out: Path | None = None, table: Path | None = None) ->
     return out, {name: counts[str(label)] for label, name in enumerate(EXPRESSIONS)}
 
 
-def _label(name: str) -> int | None:
-    """An expression's index by its English or Portuguese name; None for other texts."""
-    return LABEL_OF_NAME.get("".join(name.split()).casefold())
-
-
 def read_lines(path: Path) -> tuple[dict[Place, Line], list[str]]:
     """The rows of a table that may be corrections, by face, and what is wrong with others.
 
@@ -109,7 +104,7 @@ def read_lines(path: Path) -> tuple[dict[Place, Line], list[str]]:
         sure = CORRECTED in cells
         name = cells[CORRECTED if sure else "label"].strip()
         where = f"{path}, row {row}"
-        label = _label(name)
+        label = label_of(name)
         if label is None and not (sure and not name):
             problems.append(f"{where}: {name!r} is no expression")
         elif label is not None:
@@ -146,7 +141,7 @@ def find_pictures(crops: Path) -> tuple[dict[str, list[Picture]], list[str]]:
     problems = []
     for path in sorted(crops.rglob("*")):
         if path.suffix.lower() == ".png" and not path.name.startswith("."):
-            label = _label(path.parent.name)
+            label = label_of(path.parent.name)
             if label is None:
                 problems.append(f"{path}: the folder {path.parent.name} is no expression's")
             else:

@@ -1,7 +1,7 @@
 """Annotated copies of videos: the faces marked in every frame, the sound as it was."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import groupby
 from math import inf
@@ -19,7 +19,7 @@ from tasks.footage import Sighting
 from tasks.params import Footage
 from tasks.photos import RefusedError
 from tasks.pictures import mark
-from tasks.videos import Frame, frames, opened, read_video
+from tasks.videos import Frame, frames, of_the_disk, opened, read_video
 
 if TYPE_CHECKING:
     import av
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
 
 QUALITY = {"preset": "veryfast", "crf": "23"}  # of x264
+LEAST_MP3 = 16_000  # samples a second, of MP3 in an MP4 file
 SOUNDS = frozenset(("aac", "mp3", "ac3", "eac3", "opus"))  # what an MP4 file can hold
 RATES = frozenset((8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000))  # of AAC
 USUAL_RATE = 48_000
@@ -76,8 +77,8 @@ def write_copy(
 ) -> None:
     """Write an MP4 file (H.264) with the faces marked, of the part that was watched.
 
-    What of the source is damaged is left out, as it was when it was watched; if it can no longer be read, there is no copy.
-    `progress` is told the time of each frame, and the end's.
+    What of the source is damaged is left out, as it was when it was watched; if it can no longer be read, or MP4 cannot hold it,
+    there is no copy. `progress` is told the time of each frame, and the end's.
     """
     import av
 
@@ -88,9 +89,10 @@ def write_copy(
     overlay = Overlay(sightings, footage.every)
     width, height = video.width // 2 * 2, video.height // 2 * 2  # H.264 halves them
     with (
+        _nothing_if_impossible(),
         replacing(out) as temporary,
         opened(source) as (container, pictures),
-        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as copy,
+        av.open(f"file:{temporary}", "w", format="mp4", options={"movflags": "faststart"}) as copy,
     ):
         stream = copy.add_stream("libx264", round(video.rate) or None, options=QUALITY)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -106,6 +108,18 @@ def write_copy(
                 progress(frame.time, footage.stop or video.seconds)
         copy.mux(stream.encode(None))
         sound.copy_until(inf)
+
+
+@contextmanager
+def _nothing_if_impossible() -> Iterator[None]:
+    """Suppress what FFmpeg refuses of this file: tables and other copies do not depend on it."""
+    import av
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if of_the_disk(error):
+            raise
 
 
 def _marked(frame: Frame, overlay: Overlay, width: int, height: int) -> NDArray[np.uint8]:
@@ -131,7 +145,7 @@ class _Sound:
         self._packets: Iterator[tuple[float, av.Packet[AudioStream]]] = iter(())
         if stream is not None:
             packets = _heard(container, stream, footage, begin)
-            if stream.codec_context.codec.canonical_name in SOUNDS:
+            if _fits(stream):
                 self._packets = _as_it_is(packets, copy.add_stream_from_template(stream, opaque=True), begin)
             else:
                 to = copy.add_stream("aac", stream.rate if stream.rate in RATES else USUAL_RATE)
@@ -143,6 +157,12 @@ class _Sound:
         while self._next is not None and self._next[0] < time:
             self._copy.mux(self._next[1])
             self._next = next(self._packets, None)
+
+
+def _fits(stream: "AudioStream") -> bool:
+    """Whether an MP4 file can hold the sound as it is."""
+    codec = stream.codec_context.codec.canonical_name
+    return codec in SOUNDS and not (codec == "mp3" and stream.rate < LEAST_MP3)
 
 
 def _heard(
@@ -167,10 +187,14 @@ def _heard(
 def _as_it_is(
     packets: "Iterator[tuple[float, av.Packet[AudioStream]]]", to: "AudioStream", begin: float
 ) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
-    """The packets, moved to the copy's beginning."""
+    """The packets, moved to the copy's beginning; without those of pieces whose clock begins again, which MP4 cannot hold."""
+    last = -inf
     for time, packet in packets:
         moved = round(begin / packet.time_base)
         packet.pts, packet.dts = (packet.pts or 0) - moved, (packet.dts or packet.pts or 0) - moved
+        if packet.dts <= last:
+            continue
+        last = packet.dts
         packet.stream = to
         yield time, packet
 

@@ -36,4 +36,13 @@ LABEL_OF_FOLDER: Mapping[str, int] = MappingProxyType(
     | {"anger": 0, "disgusted": 1, "fearful": 2, "happiness": 3, "sadness": 4, "surprised": 5}
 )
 
+LABEL_OF_NAME: Mapping[str, int] = MappingProxyType(
+    {**LABEL_OF_FOLDER, **{name: label for label, name in enumerate(PORTUGUESE)}}
+)
+
 FACE_SIZE = 48  # px, both sides of a FER2013 image
+
+
+def label_of(name: str) -> int | None:
+    """An expression's index by any of its English or Portuguese names, as people write them; None for other texts."""
+    return LABEL_OF_NAME.get("".join(name.split()).casefold())

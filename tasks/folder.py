@@ -16,10 +16,11 @@ from tasks.params import Drift, Footage, Label
 from tasks.paths import CHAMPION
 from tasks.photos import RefusedError
 from tasks.pictures import Folder, Place
-from tasks.results import AS_BEFORE, Outputs, Run, refuse_corrected, write_results
+from tasks.results import AS_BEFORE, Outputs, Run, refuse_corrected, refuse_others, write_results
 from tasks.sources import ImageFile, NoImageError, find_images
 from tasks.store import Store
 from tasks.threads import cores
+from tasks.tracks import out_of_sight
 from tasks.videos import ENDINGS as VIDEOS
 from tasks.videos import Video, read_video
 
@@ -48,7 +49,7 @@ class Job:
         only_videos: leave images out.
 
     Raises:
-        UserError: a source is not there, no champion, or another run or a person's corrections hold the folder.
+        UserError: a source is not there, no champion, or another run, a person's corrections or other files hold the folder.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Job:
         try:
             self._bucket = self._stack.enter_context(closing(BucketOut(url))) if url else None
             self._place: Place = self._bucket or Folder(self.out)
+            refuse_others(self.out, self._place)
             try:
                 refuse_corrected(self.out, self._place)
             except UserError:
@@ -162,7 +164,7 @@ class Job:
 
     def _finish(self, file: ImageFile, video: Video, problem: str, started: float) -> Labelled:
         """Make what was seen of a video its result; `started` is of time.monotonic()."""
-        people = People()
+        people = People(out_of_sight(self.how.footage.every))
 
         def steady() -> Iterator[Sighting]:
             for sighting in steadied(self._store.sightings(file), self.how.footage.smooth):

@@ -28,14 +28,13 @@ from tasks.label import BATCH, Cut, Face, Settings, Spot, champion_of, classify,
 from tasks.params import Footage
 from tasks.photos import RefusedError
 from tasks.threads import in_order
-from tasks.tracks import LOST, Seen, Tracker, smoothed
+from tasks.tracks import LOST, Seen, Tracker, out_of_sight, smoothed
 from tasks.videos import WHOLE, Damage, Frame, Video, frames, slot
 
 SEGMENT = 64  # frames that are kept together; a kill loses no more than these
 AHEAD = 4  # frames a thread, decoded before they are looked at: each takes megabytes
 ASKED = 2  # times within `smooth` that the network is asked about a track; asked always, 1 label in 100 would differ
 PICTURE = 1.0  # s between the pictures that are kept of a track
-BREAK = 1.0  # s without its face after which a band ends
 ENGINE = [  # as in tasks/label.py
     sha256(Path(__file__).with_name(name)) for name in ("footage.py", "tracks.py", "videos.py")
 ]
@@ -142,7 +141,7 @@ class Watch:
         footage = how.footage
         done, damage = reached or (None, WHOLE)
         self._frames = frames(path, video, footage.every, footage.start, footage.stop, done, damage)
-        self._tracker = Tracker()
+        self._tracker = Tracker(out_of_sight(footage.every))
         self._asked: dict[int, float] = {}  # the stretch of time in which the network was asked last about a track
         self._pictured: dict[int, float] = {}  # when there was the last picture of a track
         for time, group in groupby(known, attrgetter("time")):
@@ -255,7 +254,9 @@ def steadied(sightings: Iterable[Sighting], seconds: float) -> Iterator[Sighting
 class People:
     """The tracks of a video as a whole. Memory grows with their number and that of their bands: one face's pictures each."""
 
-    def __init__(self) -> None:
+    def __init__(self, lost: float = LOST) -> None:
+        """Take a track, and a band, to have ended after `lost` s without its face."""
+        self._lost = lost
         self.bands: list[Band] = []
         self._faces: dict[int, Face] = {}  # of tracks that have ended
         self._open: dict[int, Band] = {}  # of each other track, the last one
@@ -266,13 +267,13 @@ class People:
         """Take in the next sighting, in order of time."""
         track, face = sighting.track, sighting.face
         if track not in self._open:
-            self._close(sighting.time - LOST)
+            self._close(sighting.time - self._lost)
         self._sums[track] = self._sums.get(track, np.zeros(len(EXPRESSIONS))) + face.probabilities
         pictured = self._pictured.setdefault(track, {})
         if face.crop and (face.label not in pictured or pictured[face.label].confidence < face.confidence):
             pictured[face.label] = face
         band = self._open.get(track)
-        goes_on = band is not None and sighting.time - band.end <= BREAK
+        goes_on = band is not None and sighting.time - band.end <= self._lost
         if band and goes_on:
             band.end = sighting.time
         if not (band and goes_on and band.label == face.label):

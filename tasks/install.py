@@ -86,8 +86,7 @@ def recover(journal: Path) -> bool:
             complete_swap(theirs, ours)
             if (_inode(ours), _inode(theirs)) == (new, old):
                 swap(theirs, ours)
-        tags = git(Path(), "tag", "--points-at", entry["new"]).decode().split()
-        if tags:
+        if tags := _versions(entry["new"]):
             git(Path(), "tag", "--delete", *tags)
     journal.unlink()
     return True
@@ -104,7 +103,12 @@ def _register(commit: str) -> str:
         register(top, "champion", commit)
     except (GTOException, SCMError, OSError) as error:
         raise UserError(f"gto could not tag the version: {error.__cause__ or error}") from error
-    return git(Path(), "tag", "--points-at", commit).decode().split()[0]
+    return _versions(commit)[0]
+
+
+def _versions(commit: str) -> list[str]:
+    """The champion's tags of a commit; a hook may have given it others."""
+    return git(Path(), "tag", "--list", "champion@*", "--points-at", commit).decode().split()
 
 
 def _inode(path: Path) -> int | None:

@@ -131,6 +131,8 @@ class Journal:
     def _attached(self) -> Iterator[None]:
         self._connection.execute("ATTACH ? AS part", (str(self._part),))
         try:
+            # In a file, what a kill leaves of it would be rolled back into the next part of this name.
+            self._connection.execute("PRAGMA part.journal_mode = MEMORY")
             yield
         finally:
             self._connection.execute("DETACH part")

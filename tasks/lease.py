@@ -84,4 +84,6 @@ class Lease:
         self._thread.join()
         if not self._lost:
             with suppress(OSError):  # then it ends by itself, and the work is done
-                self._bucket.remove(self._url)
+                # Asleep for long, one finds out only now that another run has it.
+                if self._bucket.read(self._url)[0] == self._content:
+                    self._bucket.remove(self._url)

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.buckets import is_url
-from tasks.expressions import COLOURS, EXPRESSIONS, FACE_SIZE
+from tasks.expressions import COLOURS, EXPRESSIONS, FACE_SIZE, label_of
 from tasks.faces import FaceBox
 from tasks.files import replacing
 from tasks.images import encode
 from tasks.label import Labelled
 from tasks.photos import RefusedError, decode, read_header
-from tasks.sources import ImageFile
+from tasks.sources import STORE, ImageFile
 from tasks.threads import in_order
 
 ANNOTATED = "annotated"
@@ -66,6 +66,7 @@ class Place(Protocol):
     """Where pictures go: an output folder, or a prefix of a bucket. Names are paths relative to it, with slashes."""
 
     shown: str  # its path or URL
+    mark: str  # the file that every run puts there first: what labelling finds without it is not its own
     after_sorting: str  # what to do with crops that a person has sorted
 
     def has(self, name: str) -> bool:
@@ -73,6 +74,9 @@ class Place(Protocol):
 
     def names(self, folder: str) -> Iterable[str]:
         """Those in a folder and below it."""
+
+    def present(self, names: Iterable[str]) -> Iterator[str]:
+        """Which of some files that are no pictures are there; of a table in parts, its parts."""
 
     def put(self, name: str, content: bytes) -> None:
         """Write a picture, whole. Safe on several threads."""
@@ -90,6 +94,8 @@ class Place(Protocol):
 class Folder:
     """An output folder, as a place for pictures."""
 
+    mark = STORE
+
     def __init__(self, path: Path) -> None:
         self._path, self.shown = path, str(path)
         self.after_sorting = f"run `ferflow collect {path}`, then remove {path / CROPS}"
@@ -102,6 +108,10 @@ class Folder:
         """The files in a folder and below it."""
         files = (path for path in (self._path / folder).rglob("*") if path.is_file())
         return (path.relative_to(self._path).as_posix() for path in files)
+
+    def present(self, names: Iterable[str]) -> Iterator[str]:
+        """Which of some files are there."""
+        return filter(self.has, names)
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file, atomically."""
@@ -124,7 +134,18 @@ class Folder:
 def moved_crops(place: Place) -> list[str]:
     """The names of the crops that a person has put into another folder than that of the network's label."""
     crops = (PurePosixPath(name) for name in place.names(CROPS) if name.endswith(".png"))
-    return [str(crop) for crop in crops if face_and_label(crop.name)[1] not in ("", crop.parent.name)]
+    return [str(crop) for crop in crops if _is_moved(crop)]
+
+
+def _is_moved(crop: PurePosixPath) -> bool:
+    """Whether a crop's folder is another expression's; a folder with another name of the same one says nothing new."""
+    label = face_and_label(crop.name)[1]
+    return bool(label) and label_of(crop.parent.name) != label_of(label)
+
+
+def own_pictures(place: Place) -> Iterator[str]:
+    """The names of the pictures that labelling takes for its own, which it removes when no result asks for them."""
+    return (name for folder in (ANNOTATED, CROPS) for name in list(place.names(folder)) if OURS.fullmatch(name))
 
 
 def _stem(result: Labelled) -> str:
@@ -174,10 +195,9 @@ def write_pictures(
 
     for _ in in_order(partial(_write_missing, place=place), missing(), workers):
         pass
-    for folder in (ANNOTATED, CROPS):  # remove those of earlier runs that no result asks for, and nobody's photos
-        for name in list(place.names(folder)):
-            if name not in expected and OURS.fullmatch(name):
-                place.remove(name)
+    for name in own_pictures(place):  # remove those of earlier runs that no result asks for, and nobody's photos
+        if name not in expected:
+            place.remove(name)
 
 
 def _write_missing(missing: tuple[Labelled, list[str]], place: Place) -> None:

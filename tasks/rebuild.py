@@ -232,7 +232,8 @@ def copy_changed(source: Path, target: Path) -> None:
         copy = target / name
         if not copy.exists() or _stamp(copy) != _stamp(path):
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
+            with replacing(copy) as temporary:  # never through a link into DVC's cache
+                shutil.copy2(path, temporary)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

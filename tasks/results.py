@@ -23,11 +23,11 @@ from tasks.champion import Champion
 from tasks.copies import write_copy
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
-from tasks.files import replacing, write_json
+from tasks.files import read_json, replacing, write_json
 from tasks.footage import How
 from tasks.label import Labelled, Settings
 from tasks.params import Drift
-from tasks.pictures import CROPS, Place, annotated_name, moved_crops, viewable, write_pictures
+from tasks.pictures import CROPS, Place, annotated_name, moved_crops, own_pictures, viewable, write_pictures
 from tasks.report import ReportFace, ReportImage, write_report
 from tasks.sources import ImageFile
 from tasks.store import Store
@@ -37,6 +37,7 @@ CORRECTED = "corrected"  # the column that people add to faces.csv; see tasks/co
 DELIMITERS = ",;\t"  # what spreadsheets write; the one that the header has most
 REPORT = "report.html"
 JSON_LINES = "labels.jsonl"
+TABLES = [f"{name}{ending}" for name in ("faces", "images", "frames") for ending in (".csv", ".parquet")]
 REPORT_FACES = 10_000  # about as many as a page opens quickly with; they are taken evenly from all
 
 TEXT, INTEGER, NUMBER, FLAG = "string", "int32", "float64", "bool_"  # pyarrow's names of types
@@ -49,6 +50,7 @@ FRAME_COLUMNS = {  # time: s from the beginning; frame: from 0; track: the numbe
     "path": TEXT, "time": NUMBER, "frame": INTEGER, "track": INTEGER,
     **{name: FACE_COLUMNS[name] for name in ("x", "y", "width", "height", "score", "label", "confidence", *EXPRESSIONS)},
 }  # fmt: skip
+TELLING = ("label", "confidence", *EXPRESSIONS)  # what tells whether a label is the network's
 IMAGE_COLUMNS = {
     "path": TEXT, "status": TEXT, "reason": TEXT, "format": TEXT, "width": INTEGER, "height": INTEGER,
     "faces": INTEGER, "milliseconds": NUMBER, "annotated": TEXT,
@@ -120,12 +122,30 @@ class Counts:
             self.confidence += face.confidence
 
 
+def refuse_others(out: Path, place: Place) -> None:
+    """Refuse a place where no run has been, but where there are files that labelling would write over or remove.
+
+    Raises:
+        UserError: there are; it names the first.
+    """
+    content = read_json(out / RUN)
+    known = isinstance(content, dict) and "ferflow" in content  # by a run whose store, being damaged, was removed since
+    if known or any(place.present([place.mark])):
+        return
+    if found := [*place.present([*TABLES, JSON_LINES, REPORT, RUN]), *own_pictures(place)]:
+        others = f" and {len(found) - 1:,} more" if found[1:] else ""
+        raise UserError(
+            f"{place.shown} is no output folder of ferflow, but holds {found[0]}{others}, which labelling would write over "
+            "or remove; name another --out, or move what is there"
+        )
+
+
 def refuse_corrected(out: Path, place: Place) -> None:
     """Refuse to overwrite what a person corrected and what `ferflow collect` reads: the table, and the crops.
 
     Raises:
-        UserError: the table's column `corrected` is filled in somewhere, or, without that column, a label is not the network's;
-            or a crop lies in another folder than it was put into.
+        UserError: the table's column `corrected` is filled in somewhere, or, without that column, a label is not the network's,
+            or none can tell; or a crop lies in another expression's folder.
     """
     if moved := moved_crops(place):
         pictures = "1 picture" if len(moved) == 1 else f"{len(moved):,} pictures"
@@ -140,6 +160,12 @@ def refuse_corrected(out: Path, place: Place) -> None:
         header = file.readline()
         delimiter = max(DELIMITERS, key=header.count)
         names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        missing = [name for name in TELLING if name not in names]
+        if header and missing and CORRECTED not in names:
+            raise UserError(
+                f"{place.shown}/faces.csv has no column {missing[0]}, without which none can tell what is corrected; save it "
+                "as CSV UTF-8 with all its columns, or remove it if nothing in it is corrected"
+            )
         try:
             corrected = any(map(_is_corrected, csv.DictReader(file, names, delimiter=delimiter)))
         except csv.Error as error:
@@ -156,7 +182,7 @@ def refuse_corrected(out: Path, place: Place) -> None:
 def _is_corrected(row: dict[str, str | None]) -> bool:
     """Whether a person said something in a row of faces.csv; the network's label is the one whose probability is `confidence`."""
     if CORRECTED in row:
-        return bool(row[CORRECTED])
+        return bool((row[CORRECTED] or "").strip())
     label = (row.get("label") or "").strip().lower()
     return (row.get(label) or "") != (row.get("confidence") or "")
 

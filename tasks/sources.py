@@ -319,11 +319,12 @@ def _objects(source: str, out_url: str) -> Iterator[ImageFile]:
     whole = buckets.inside(source)
     out = buckets.inside(out_url) if out_url else ""
     found = is_output = False
-    outputs = (out,) if out.startswith(whole) else ()
+    outputs: tuple[str, ...] = (out,) if out.startswith(whole) else ()
     try:
         for each in _below(source):
             if each.url.endswith(f"/{buckets.MARKER}"):  # comes before all else in there
-                outputs = (each.url.removesuffix(buckets.MARKER), *outputs[-1:])
+                output = each.url.removesuffix(buckets.MARKER)
+                outputs = (output, *(other for other in outputs if output.startswith(other) or other == out))
                 is_output = is_output or whole in outputs
             elif each.url.lower().endswith(ENDINGS) and not each.url.startswith(outputs):
                 found = True

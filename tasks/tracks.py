@@ -74,6 +74,11 @@ class _Track:
         self.time = time
 
 
+def out_of_sight(every: float) -> float:
+    """How long, in s, a face may be so if it is looked for every so many s: LOST, or one look and the half of another."""
+    return max(LOST, 1.5 * every)
+
+
 class Tracker:
     """Gives the boxes of one frame after the other their tracks' numbers, 1 and up.
 
@@ -81,7 +86,9 @@ class Tracker:
     the assignment with the least sum. Distances stand in for SORT's overlap, because frames may lie far apart in time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lost: float = LOST) -> None:
+        """Forget a track after `lost` s out of sight."""
+        self._lost = lost
         self._tracks: list[_Track] = []
         self._count = 0
 
@@ -89,7 +96,7 @@ class Tracker:
         """The track of each box of the frame at `time` (s); frames come in the order of time."""
         from scipy.optimize import linear_sum_assignment
 
-        self._tracks = [track for track in self._tracks if time - track.time <= LOST]
+        self._tracks = [track for track in self._tracks if time - track.time <= self._lost]
         seen = [_measured(box) for box in boxes]
         costs = _costs(self._tracks, time, seen)
         taken = {

@@ -27,7 +27,8 @@ ENDINGS = (
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,h264,hevc"
 SAFELY = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 TIMED = frozenset(("mp4", "matroska", "avi", "asf", "flv"))  # formats that say how long they are
-UNTIMED = frozenset(("h264", "hevc", "mpegvideo"))  # bare streams: no frame says when it is shown
+# Not to be entered later: in bare streams no frame says when it is shown, and pieces of MPEG put together begin their clock anew.
+NO_ENTRY = frozenset(("h264", "hevc", "mpegvideo", "mpeg", "mpegts"))
 USUAL_RATE = 25.0  # frames a second
 PLACES = 3  # of a time in seconds
 MOST_FAULTS = 1000  # damaged places; after so many, the rest is not looked at
@@ -206,9 +207,9 @@ def opened(path: str) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     if Path(path).stat().st_size == 0:
         raise RefusedError("unreadable", "an empty file")
     try:
-        container = av.open(f"file:{path}", options=SAFELY)
+        container = av.open(f"file:{path}", options=SAFELY, metadata_errors="backslashreplace")
     except av.error.FFmpegError as error:
-        if isinstance(error, OSError) and not isinstance(error, ValueError):
+        if of_the_disk(error):
             raise
         raise RefusedError("unreadable", "not a video, or a damaged one") from error
     with container:
@@ -216,8 +217,15 @@ def opened(path: str) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         if stream is None:
             kind = "only sound" if container.streams.audio else "no pictures"
             raise RefusedError("unsupported", f"{kind} is in it")
+        if stream.codec_context is None:
+            raise RefusedError("unsupported", "FFmpeg does not know its codec")
         stream.thread_type = "AUTO"
         yield container, stream
+
+
+def of_the_disk(error: Exception) -> bool:
+    """Whether what FFmpeg met is no fault of the file, and may be gone the next time."""
+    return isinstance(error, OSError) and not isinstance(error, ValueError)
 
 
 def _is_cover(stream: "VideoStream") -> bool:
@@ -261,12 +269,12 @@ def _decoded_from(
 ) -> Iterator["av.VideoFrame"]:
     """Its frames, without most of those before `begin` (s after `origin`) where the file can be entered later.
 
-    With an index, a file is entered at a frame that needs no other. Without one (MPEG) it is entered anywhere, and frames up to
+    With an index, a file is entered at a frame that needs no other. Without one it is entered anywhere, and frames up to
     the next such one are lost: then it is entered earlier, and earlier still.
     """
     import av
 
-    if begin <= 0 or container.format.name in UNTIMED:
+    if begin <= 0 or container.format.name in NO_ENTRY:
         yield from _decoded(container, stream, reading)
         return
     back, before = 0.0, reading.damage
@@ -307,7 +315,9 @@ def _decoded(container: "InputContainer", stream: "VideoStream", reading: Readin
                 yield raw
         except (StopIteration, av.error.EOFError):
             return
-        except av.error.InvalidDataError:
+        except av.error.FFmpegError as error:
+            if of_the_disk(error):
+                raise
             places, first = reading.damage
             reading.damage = Damage(places + 1, first if places else time)
             if places >= MOST_FAULTS:

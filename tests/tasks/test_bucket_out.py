@@ -143,6 +143,18 @@ def test_photos_that_lie_where_tables_and_pictures_go_stay(photos):
         assert set(places) <= set(photos.keys("photos/"))
 
 
+@pytest.mark.parametrize("name", ["report.html", "faces/part-00000.parquet", "annotated/party-20230514.jpg"])
+def test_objects_of_somebody_else_in_the_place_of_results_are_not_touched(name, photos):
+    photos.put(f"photos/labels/{name}", b"mine")
+    with pytest.raises(
+        UserError, match=f"{OUT} is no output folder of ferflow, but holds {name}, which labelling would"
+    ):
+        run()
+    assert photos.keys("photos/labels/") == [f"photos/labels/{name}"]
+    photos.delete(f"photos/labels/{name}")
+    assert run()["complete"]
+
+
 def test_photos_of_a_disk_and_videos_too(bucket, tmp_path, another_machine):
     (tmp_path / "photos").mkdir()
     write_video(tmp_path / "photos" / "v.mp4", lambda time: [Actor(smiling(), 50 + 20 * time, 60, 230)], 1.0)
@@ -266,6 +278,13 @@ def test_a_run_that_lost_its_hold_ends(faces, another_machine, monkeypatch):
         first.put("crops/a.png", b"")
     first.close()
     assert faces.get("photos/labels/.ferflow.lock") == b"{}"
+
+
+def test_a_run_that_slept_through_its_hold_leaves_the_others(faces):
+    first = BucketOut(OUT)
+    faces.put("photos/labels/.ferflow.lock", b"another's")
+    first.close()
+    assert faces.get("photos/labels/.ferflow.lock") == b"another's"
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[]", b"1", b"no json", b"\xff"])

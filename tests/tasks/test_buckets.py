@@ -115,6 +115,8 @@ def test_listings_come_page_by_page_and_outputs_are_left_out(bucket):
         bucket.put(f"photos/{number:02}.jpg", b"x")
     bucket.put("photos/10-labels/.ferflow", b"")
     bucket.put("photos/10-labels/annotated/a.jpg", b"x")
+    bucket.put("photos/10-labels/b/.ferflow", b"")
+    bucket.put("photos/10-labels/crops/a.jpg", b"x")
     bucket.put("photos/zout/annotated/a.jpg", b"x")
     bucket.proxy.page = 5
     assert len(list(islice(find_images([PHOTOS], NOWHERE), 6))) == 6

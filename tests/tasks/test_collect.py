@@ -147,6 +147,14 @@ def test_pictures_moved_to_another_folder_are_corrections(labels):
     assert written(collect(labels)[0]) == [("sad", pixels[1], "Training"), ("fear", pixels[2], "Training")]
 
 
+def test_pictures_alone_do_when_the_table_was_removed(labels):
+    moved(labels, PHOTOS[1], "sad")
+    (labels / "faces.csv").unlink()
+    assert written(collect(labels)[0]) == [("sad", text(labels, PHOTOS[1]), "Training")]
+    with pytest.raises(FileNotFoundError):
+        collect(labels, table=labels / "faces.csv")
+
+
 def test_pictures_of_hidden_photos_are_moved_and_collected_like_others(tmp_path):
     (tmp_path / "photos").mkdir()
     shutil.copy(ASTRONAUT, tmp_path / "photos" / ".a.png")

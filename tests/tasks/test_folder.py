@@ -124,7 +124,7 @@ def test_a_table_that_a_person_corrected_is_not_overwritten(photos, tmp_path):
     out = tmp_path / "out"
     run(photos, out)
     header, *lines = (out / "faces.csv").read_text().splitlines()
-    for corrected, refused in (("sad", True), ("", False)):
+    for corrected, refused in (("sad", True), ("", False), (" ", False)):
         (out / "faces.csv").write_text("\n".join((f"{header},corrected", *(f"{line},{corrected}" for line in lines))))
         if refused:
             with pytest.raises(

@@ -18,7 +18,7 @@ import pytest
 from conftest import ASTRONAUT, CHAMPION, ROOT, rows
 from made_videos import Actor, damaged, serious, smiling, write_sound, write_video
 
-from tasks import footage, videos
+from tasks import copies, footage, videos
 from tasks.collect import collect
 from tasks.copies import write_copy
 from tasks.expressions import EXPRESSIONS
@@ -321,6 +321,27 @@ def test_the_copys_sound_begins_when_the_videos_does(tmp_path, name, sound, rate
         (stream,) = container.streams.audio
         assert stream.codec_context.codec.canonical_name == kept
         assert float(next(container.decode(stream)).time) == pytest.approx(0.6, abs=0.05)
+
+
+def test_the_sound_of_pieces_put_together_does_not_cost_the_tables(tmp_path):
+    one = write_video(tmp_path / "one.mts", crossing, 1.0, size=SIZE, sound="aac")
+    two = tmp_path / "two.mts"
+    two.write_bytes(2 * one.read_bytes())
+    label([two], tmp_path / "evening:2", Footage(), Outputs(annotated=True))
+    (row,) = rows(tmp_path / "evening:2" / "images.csv")
+    assert len(pictures_of(tmp_path / "evening:2" / row["annotated"])) == 50
+
+
+def test_what_ffmpeg_cannot_write_is_no_copy(tmp_path, monkeypatch):
+    source = write_video(tmp_path / "a.mkv", crossing, 0.4, size=SIZE, sound="libmp3lame", sound_rate=11025)
+    copy = tmp_path / "copy.mp4"
+    write_copy(str(source), Footage(), [], copy, lambda *_: None)
+    with av.open(str(copy)) as container:
+        assert container.streams.audio[0].codec_context.codec.canonical_name == "aac"
+    copy.unlink()
+    monkeypatch.setattr(copies, "LEAST_MP3", 0)  # as if MP4 held it as it is
+    write_copy(str(source), Footage(), [], copy, lambda *_: None)
+    assert not copy.exists()
 
 
 def test_a_video_that_fails_in_its_middle_has_a_row_and_no_frames(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from tasks.expressions import EXPRESSIONS
 from tasks.folder import Job, label_folder
 from tasks.params import Label
 from tasks.results import FACE_COLUMNS, IMAGE_COLUMNS, Outputs, shown
+from tasks.sources import STORE
 
 
 def run(source, out, outputs=Outputs(), **options):  # noqa: B008 - immutable
@@ -143,6 +144,32 @@ def test_photos_that_lie_where_pictures_go_stay(photos, tmp_path):
         assert set(before) <= set(files_below(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["faces.csv", "frames.parquet", "labels.jsonl", "report.html", "run.json", "annotated/party-20230514.jpg",
+     "crops/sad/me-20230514-1-sad.png"],
+)  # fmt: skip
+def test_files_of_somebody_else_in_the_place_of_results_are_not_touched(name, photos, tmp_path):
+    theirs = tmp_path / "album" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text('{"mine": 1}')
+    (tmp_path / "album" / "notes.csv").touch()
+    with pytest.raises(
+        UserError, match=f"album is no output folder of ferflow, but holds {name}, which labelling would"
+    ):
+        run(photos, tmp_path / "album")
+    assert files_below(tmp_path / "album") == sorted([name, "notes.csv"])
+    theirs.unlink()
+    assert run(photos, tmp_path / "album")["complete"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_whose_run_was_interrupted_or_whose_store_was_removed_is_ours(finished, photos, tmp_path):
+    run(photos, tmp_path / "out", Outputs(annotated=True, crops=True))
+    (tmp_path / "out" / (STORE if finished else "run.json")).unlink()
+    assert run(photos, tmp_path / "out")["complete"]
+
+
 def test_photos_that_no_browser_shows_get_an_annotated_copy_unasked(tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.write(ASTRONAUT, "holiday/a.png")
@@ -191,9 +218,27 @@ def test_a_table_that_a_person_damaged_is_told(photos, tmp_path):
         run(photos, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("columns", "encoding", "missing"),
+    [(["path", "face", "label"], "utf-8", "confidence"), (FACE_COLUMNS, "utf-16", "label")],
+)
+def test_a_table_that_cannot_tell_what_is_corrected_is_not_overwritten(columns, encoding, missing, photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, out)
+    content = rows(out / "faces.csv")
+    with (out / "faces.csv").open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(content)
+    before = (out / "faces.csv").read_bytes()
+    with pytest.raises(UserError, match=f"faces.csv has no column {missing}, without which"):
+        run(photos, out)
+    assert (out / "faces.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize("content", ["[]", '{"outputs": [1]}', "{}", "no json"])
-def test_a_run_json_that_is_not_ours_is_no_obstacle(content, photos, tmp_path):
-    (tmp_path / "out").mkdir()
+def test_a_damaged_run_json_is_no_obstacle(content, photos, tmp_path):
+    run(photos, tmp_path / "out", Outputs(json_lines=True))
     (tmp_path / "out" / "run.json").write_text(content)
     assert run(photos, tmp_path / "out")["outputs"] == {"annotated": False, "crops": False, "json_lines": False}
 
@@ -222,6 +267,17 @@ def test_crops_that_a_person_sorted_are_not_lost(crops, photos, tmp_path):
     shutil.rmtree(out / "crops")
     assert run(photos, out)["complete"]
     assert crop.exists()
+
+
+def test_a_folder_with_another_name_of_the_same_expression_moves_no_crop(photos, tmp_path):
+    """Where `ferflow collect` finds nothing corrected, labelling has nothing to refuse."""
+    out = tmp_path / "out"
+    run(photos, out, Outputs(crops=True))
+    (out / "crops" / "happy").rename(out / "crops" / "Feliz")
+    assert run(photos, out)["complete"]
+    (out / "crops" / "Feliz").rename(out / "crops" / "triste")
+    with pytest.raises(UserError, match="moved to another folder"):
+        run(photos, out)
 
 
 def test_crops_that_a_person_sorts_while_a_run_labels_are_not_lost(photos, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.faces import FaceBox
-from tasks.tracks import ACCELERATION, GROWTH, JITTER, LOST, Place, Seen, Tracker, _Track, smoothed
+from tasks.tracks import ACCELERATION, GROWTH, JITTER, LOST, Place, Seen, Tracker, _Track, out_of_sight, smoothed
 
 RATES = [25.0, 5.0]  # frames a second
 
@@ -52,6 +52,12 @@ def test_who_is_away_for_long_is_a_new_track(away, numbers):
         return {} if 1.0 < time < 1.0 + away else {"a": box(300, 200)}
 
     assert follow(scene, 4.0, 10.0) == {"a": numbers}
+
+
+@pytest.mark.parametrize("every", [1.001, 2.0, 10.0])
+def test_who_is_looked_for_seldom_is_still_the_same(every):
+    tracker = Tracker(out_of_sight(every))
+    assert [tracker.update(index * every, [box(300, 200)]) for index in range(4)] == 4 * [[1]]
 
 
 def test_a_face_far_away_or_of_another_size_is_somebody_else():

@@ -105,7 +105,34 @@ def test_pieces_put_together_come_one_after_the_other(tmp_path):
     one = write_video(tmp_path / "one.mts", growing, 1.0)
     two = tmp_path / "two.mts"
     two.write_bytes(2 * one.read_bytes())
-    assert [frame.time for frame in read(two)] == pytest.approx([index / 25 for index in range(50)])
+    whole = read(two)
+    assert [frame.time for frame in whole] == pytest.approx([index / 25 for index in range(50)])
+    for place in (10, 40):
+        assert [frame[:2] for frame in read(two, done=whole[place].time)] == [frame[:2] for frame in whole[place + 1 :]]
+
+
+def test_a_title_need_not_be_utf_8(tmp_path):
+    path = tmp_path / "titled.avi"
+    with (
+        av.open(str(write_video(tmp_path / "a.avi", still, 0.4, codec="mpeg4"))) as source,
+        av.open(str(path), "w") as to,
+    ):
+        to.metadata["title"] = "F#rias"
+        stream = to.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                to.mux(packet)
+    path.write_bytes(path.read_bytes().replace(b"F#rias", b"F\xe9rias"))
+    assert len(read(path)) == 10
+
+
+def test_a_codec_that_nobody_knows(tmp_path, clip):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(RefusedError) as refusal:
+        read(path)
+    assert (refusal.value.status, refusal.value.reason) == ("unsupported", "FFmpeg does not know its codec")
 
 
 def test_a_frame_is_as_large_as_asked_for(clip):
