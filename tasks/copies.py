@@ -19,7 +19,7 @@ from tasks.footage import Sighting
 from tasks.params import Footage
 from tasks.photos import RefusedError
 from tasks.pictures import mark
-from tasks.videos import Frame, frames, of_the_disk, opened, read_video
+from tasks.videos import NO_ENTRY, Frame, frames, of_the_disk, opened, read_video
 
 if TYPE_CHECKING:
     import av
@@ -140,13 +140,13 @@ class _Sound:
     def __init__(self, container: "InputContainer", copy: "OutputContainer", footage: Footage, begin: float) -> None:
         import av
 
-        stream = next(iter(container.streams.audio), None)
+        stream = next((each for each in container.streams.audio if each.codec_context), None)  # others are unknown
         self._copy = copy
         self._packets: Iterator[tuple[float, av.Packet[AudioStream]]] = iter(())
         if stream is not None:
             packets = _heard(container, stream, footage, begin)
             if _fits(stream):
-                self._packets = _as_it_is(packets, copy.add_stream_from_template(stream, opaque=True), begin)
+                self._packets = _as_it_is(packets, copy.add_stream_from_template(stream, opaque=True), footage)
             else:
                 to = copy.add_stream("aac", stream.rate if stream.rate in RATES else USUAL_RATE)
                 self._packets = _as_aac(packets, to, footage)
@@ -168,16 +168,22 @@ def _fits(stream: "AudioStream") -> bool:
 def _heard(
     container: "InputContainer", stream: "AudioStream", footage: Footage, begin: float
 ) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
-    """Times and packets of the part that is wanted, up to where the file is damaged; `begin`: by the file's own clock."""
+    """Times and packets of the part that is wanted, up to where the file is damaged; `begin`: by the file's own clock.
+
+    Times grow, as those of frames do: where pieces were put together, the next one follows.
+    """
     import av
 
+    time, length = -inf, 0.0
     with suppress(av.error.FFmpegError):
-        if footage.start:
+        if footage.start and container.format.name not in NO_ENTRY:
             container.seek(round(begin * av.time_base))
         for packet in container.demux(stream):
             if packet.pts is None:
                 continue
-            time = float(packet.pts * packet.time_base) - begin + footage.start
+            said = float(packet.pts * packet.time_base) - begin + footage.start
+            time = said if said > time else time + length
+            length = float(max(packet.duration or 0, 1) * packet.time_base)
             if footage.stop is not None and time >= footage.stop:
                 return
             if time >= footage.start:
@@ -185,16 +191,11 @@ def _heard(
 
 
 def _as_it_is(
-    packets: "Iterator[tuple[float, av.Packet[AudioStream]]]", to: "AudioStream", begin: float
+    packets: "Iterator[tuple[float, av.Packet[AudioStream]]]", to: "AudioStream", footage: Footage
 ) -> "Iterator[tuple[float, av.Packet[AudioStream]]]":
-    """The packets, moved to the copy's beginning; without those of pieces whose clock begins again, which MP4 cannot hold."""
-    last = -inf
+    """The packets, moved to the copy's beginning."""
     for time, packet in packets:
-        moved = round(begin / packet.time_base)
-        packet.pts, packet.dts = (packet.pts or 0) - moved, (packet.dts or packet.pts or 0) - moved
-        if packet.dts <= last:
-            continue
-        last = packet.dts
+        packet.pts = packet.dts = round((time - footage.start) / packet.time_base)
         packet.stream = to
         yield time, packet
 
@@ -206,7 +207,7 @@ def _as_aac(
     import av
 
     time, begun = footage.start, -1
-    with suppress(av.error.InvalidDataError):
+    with suppress(av.error.FFmpegError):
         for time, packet in packets:
             for frame in packet.decode():
                 if begun < 0:

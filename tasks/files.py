@@ -28,7 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno and (not error.filename or str(error.filename) == str(temporary)):
+        named = str(error.filename or temporary).removeprefix("file:")  # FFmpeg's names begin so
+        if error.errno and named == str(temporary):
             raise type(error)(error.errno, error.strerror, str(path)) from error  # PyAV's let no name be set
         raise
     finally:

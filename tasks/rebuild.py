@@ -164,6 +164,7 @@ def worktree(state: Path = STATE) -> Path:
         _create(state)
     _unlock(apart(state))
     _mend(apart(state))
+    _share_settings(apart(state))
     return apart(state)
 
 
@@ -185,13 +186,18 @@ def _create(state: Path) -> None:
     git(Path(), "worktree", "prune")
     # Twice forced: a Git that was killed leaves the place registered and locked.
     git(Path(), "worktree", "add", "--quiet", "--force", "--force", "--detach", str(place), "HEAD")
-    local = Path(".dvc/config.local")
-    if local.exists():
-        shutil.copy(local, apart(state) / ".dvc")
-    # Relative, for DVC writes its settings in ASCII, and the workspace may lie under any name.
-    cache = os.path.relpath(Path(dvc("cache", "dir")).resolve(), apart(state).resolve())
-    dvc("config", "--local", "cache.dir", cache, folder=apart(state))
     (state / READY.name).touch()
+
+
+def _share_settings(folder: Path) -> None:
+    """Give the worktree DVC's settings of this machine, as they are now, and the workspace's cache."""
+    local = Path(".dvc/config.local")
+    (folder / local).unlink(missing_ok=True)
+    if local.exists():
+        shutil.copy(local, folder / local)
+    # Relative, for DVC writes its settings in ASCII, and the workspace may lie under any name.
+    cache = os.path.relpath(Path(dvc("cache", "dir")).resolve(), folder.resolve())
+    dvc("config", "--local", "cache.dir", cache, folder=folder)
 
 
 def dvc(*arguments: str, folder: Path = Path()) -> str:

@@ -138,7 +138,7 @@ def frames(
         path: of the file.
         video: what `read_video` says of it.
         every: seconds.
-        start: seconds; what comes before is skipped by the file's index, so that it costs no time.
+        start: seconds; what comes before costs no time if the file has an index, by which it is skipped.
         stop: seconds; where to end.
         done: the time of a frame of an earlier call; those that it would have given next are given.
         damage: of that frame.
@@ -305,10 +305,8 @@ def _decoded(container: "InputContainer", stream: "VideoStream", reading: Readin
     while True:
         try:
             packet = next(packets)
-            # Only some formats say how long the pictures last; in others, sound may last longer.
-            if packet.pts is not None and (
-                packet.stream is stream or (not stream.duration and packet.stream.type == "audio")
-            ):
+            # Only some formats say how long the pictures last; in others, sound or subtitles may last longer.
+            if packet.pts is not None and (packet.stream is stream or not stream.duration):
                 reading.end = max(reading.end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             for raw in stream.decode(packet) if packet.stream is stream else ():
                 time = raw.time or time

@@ -62,6 +62,7 @@ def write_video(
     sound: str = "",
     sound_rate: int = 44100,
     sound_at: float = 0.0,
+    title: str = "",
 ) -> Path:
     """Write a video.
 
@@ -71,8 +72,11 @@ def write_video(
         sound: the codec of a tone, if there shall be one.
         sound_rate: Hz, of its samples.
         sound_at: s, when it begins.
+        title: written in Latin-1, as old programs do.
     """
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", metadata_encoding="latin-1") as container:
+        if title:
+            container.metadata["title"] = title
         stream: Any = container.add_stream(codec, rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.options = {"g": "25"} | ({"preset": "ultrafast"} if codec == "libx264" else {})

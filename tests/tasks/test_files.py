@@ -109,6 +109,12 @@ def test_an_error_without_a_name_gets_the_files(tmp_path: Path) -> None:
     assert error.value.filename == str(tmp_path / "a.mp4")
 
 
+def test_an_error_of_ffmpeg_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as error, replacing(tmp_path / "a.mp4") as temporary:
+        raise av.error.OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"file:{temporary}")
+    assert error.value.filename == str(tmp_path / "a.mp4")
+
+
 def test_an_error_names_the_file_and_not_what_is_beside_it(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(IsADirectoryError) as error, replacing(tmp_path / "out") as temporary:

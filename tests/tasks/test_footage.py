@@ -332,6 +332,35 @@ def test_the_sound_of_pieces_put_together_does_not_cost_the_tables(tmp_path):
     assert len(pictures_of(tmp_path / "evening:2" / row["annotated"])) == 50
 
 
+def test_the_sound_of_pieces_put_together_comes_one_after_the_other(tmp_path):
+    one = write_video(tmp_path / "one.mts", crossing, 2.0, size=(320, 180), sound="aac")
+    two, copy = tmp_path / "two.mts", tmp_path / "copy.mp4"
+    two.write_bytes(2 * one.read_bytes())
+    write_copy(str(two), Footage(start=1.0), [], copy, lambda *_: None)
+    assert sound_of(copy) == ("aac", pytest.approx(3.0, abs=0.1), pytest.approx(1.0, abs=0.3))
+    assert len(pictures_of(copy)) == 75
+
+
+def test_a_copy_without_sound_that_nobody_knows(tmp_path):
+    source = write_video(tmp_path / "a.avi", crossing, 0.4, size=(320, 180), codec="mpeg4", sound="pcm_s16le")
+    content = bytearray(source.read_bytes())
+    at = content.rindex(b"strf") + 8  # the form of the sound
+    content[at : at + 2] = b"\x99\x79"
+    source.write_bytes(content)
+    copy = tmp_path / "copy.mp4"
+    write_copy(str(source), Footage(), [], copy, lambda *_: None)
+    with av.open(str(copy)) as container:
+        assert not container.streams.audio
+    assert len(pictures_of(copy)) == 10
+
+
+def test_an_output_folder_whose_name_looks_like_an_address(tmp_path, clips, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copy = Path("evening:2/copy.mp4")
+    write_copy(str(clips / "crossing.mp4"), Footage(stop=0.2), [], copy, lambda *_: None)
+    assert len(pictures_of(copy.absolute())) == 5
+
+
 def test_what_ffmpeg_cannot_write_is_no_copy(tmp_path, monkeypatch):
     source = write_video(tmp_path / "a.mkv", crossing, 0.4, size=SIZE, sound="libmp3lame", sound_rate=11025)
     copy = tmp_path / "copy.mp4"

@@ -201,7 +201,7 @@ def test_a_large_film_is_shrunk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seconds", [0.2, 8])
 def test_a_turned_film_from_a_server_is_upright_and_whole(tmp_path: Path, seconds: float) -> None:
-    write_video(tmp_path / "turned.mkv", two_people, seconds, RATE, (160, 90), turned=90)
+    write_video(tmp_path / "turned.mkv", two_people, seconds, RATE, (160, 90), turned=90, title="F\u00e9rias")
 
     class Served(SimpleHTTPRequestHandler):
         def __init__(self, *arguments: Any) -> None:

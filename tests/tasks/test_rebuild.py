@@ -404,6 +404,18 @@ def test_a_folder_of_any_name_has_a_worktree_that_shares_the_cache(pipeline: Pat
     assert rebuild.dvc("cache", "dir", folder=folder) == str(pipeline / ".dvc" / "cache")
 
 
+@pytest.mark.parametrize("pipeline", [""], indirect=True)
+def test_settings_of_this_machine_are_those_of_today(pipeline: Path) -> None:
+    shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    commit("DVC")
+    folder = rebuild.worktree()
+    rebuild.dvc("remote", "add", "--local", "-d", "storage", "s3://bucket/new")
+    rebuild.dvc("cache", "dir", "--local", str(pipeline / "elsewhere"))
+    rebuild.worktree()
+    assert "s3://bucket/new" in rebuild.dvc("remote", "list", folder=folder)
+    assert rebuild.dvc("cache", "dir", folder=folder) == str(pipeline / "elsewhere")
+
+
 STAGES = """
 stages:
   works:

@@ -111,20 +111,9 @@ def test_pieces_put_together_come_one_after_the_other(tmp_path):
         assert [frame[:2] for frame in read(two, done=whole[place].time)] == [frame[:2] for frame in whole[place + 1 :]]
 
 
-def test_a_title_need_not_be_utf_8(tmp_path):
-    path = tmp_path / "titled.avi"
-    with (
-        av.open(str(write_video(tmp_path / "a.avi", still, 0.4, codec="mpeg4"))) as source,
-        av.open(str(path), "w") as to,
-    ):
-        to.metadata["title"] = "F#rias"
-        stream = to.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                to.mux(packet)
-    path.write_bytes(path.read_bytes().replace(b"F#rias", b"F\xe9rias"))
-    assert len(read(path)) == 10
+@pytest.mark.parametrize(("name", "codec"), [("a.avi", "mpeg4"), ("a.flv", "flv1")])
+def test_a_title_need_not_be_utf_8(tmp_path, name, codec):
+    assert len(read(write_video(tmp_path / name, growing, 0.4, codec=codec, title="F\u00e9rias"))) == 10
 
 
 def test_a_codec_that_nobody_knows(tmp_path, clip):
@@ -197,6 +186,19 @@ def test_sound_that_lasts_longer_is_no_damage(tmp_path, name):
     assert len(read(path)) == 25
 
 
+def test_subtitles_that_last_longer_are_no_damage(tmp_path, clip):
+    (tmp_path / "words.srt").write_text("1\n00:00:00,500 --> 00:00:09,000\nhello\n\n")
+    path = tmp_path / "words.mkv"
+    with av.open(str(path), "w") as both, av.open(str(clip)) as film, av.open(str(tmp_path / "words.srt")) as words:
+        streams = [(each, both.add_stream_from_template(each.streams[0])) for each in (film, words)]
+        for source, stream in streams:
+            for packet in source.demux():
+                packet.stream = stream
+                both.mux(packet)
+    assert read_video(str(path), PIXELS).seconds == pytest.approx(9.0, abs=0.05)
+    assert len(read(path)) == 100
+
+
 def test_a_last_picture_that_stays_is_no_damage(tmp_path):
     path = write_video(tmp_path / "slides.mp4", still, times=[0.0, 2.0, 4.0], rate=Fraction(1, 2))
     assert read_video(str(path), PIXELS).seconds == 6.0
@@ -217,6 +219,20 @@ def test_damage_in_the_middle_is_told_and_the_rest_read(tmp_path):
     assert len(seen) > 40
     with pytest.raises(RefusedError, match="damaged"):  # also where only a part is asked for
         read_into([], path, stop=3.8)
+
+
+def test_damage_that_a_decoder_calls_a_wrong_argument_is_damage(tmp_path):
+    path = write_video(tmp_path / "clip.flv", growing, 2.0, codec="flv1")
+    with av.open(str(path)) as container:
+        tenth = bytes(list(container.demux(video=0))[10])
+    at = path.read_bytes().index(tenth) + 5  # where the picture's size is
+    path.write_bytes(path.read_bytes()[:at] + bytes(40) + path.read_bytes()[at + 40 :])
+    with av.open(str(path)) as container, pytest.raises(av.error.ArgumentError):
+        list(container.decode(video=0))
+    seen = []
+    with pytest.raises(RefusedError, match="1 damaged places"):
+        read_into(seen, path)
+    assert len(seen) == 49
 
 
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.mp4"])
