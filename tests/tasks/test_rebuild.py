@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -402,6 +403,16 @@ def test_a_folder_of_any_name_has_a_worktree_that_shares_the_cache(pipeline: Pat
     shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
     folder = rebuild.bring_inputs("data/raw")
     assert rebuild.dvc("cache", "dir", folder=folder) == str(pipeline / ".dvc" / "cache")
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_new_data_does_not_go_through_links_into_dvcs_cache(link: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    kept, new, copy = (tmp_path / name for name in ("kept", "new", "copy"))
+    kept.write_text("old")
+    new.write_text("new, and longer")
+    link(kept, copy)
+    copy_changed(new, copy)
+    assert (kept.read_text(), copy.read_text(), copy.is_symlink()) == ("old", "new, and longer", False)
 
 
 @pytest.mark.parametrize("pipeline", [""], indirect=True)
