@@ -17,7 +17,7 @@ from tasks.errors import UserError
 from tasks.expressions import SPLITS
 from tasks.faces import yunet_file
 from tasks.ingest import find_source
-from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, DVC_LOCK, WEIGHTS
+from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, DVC_LOCK, WEIGHTS, vgg16_files
 from tasks.processes import environment
 
 PYTHONS = ((3, 11), (3, 14))  # from, up to but without
@@ -173,7 +173,7 @@ def _dvc_lock() -> Check:
 
 def _vgg16_weights() -> Check:
     for folder in (WEIGHTS, Path.home() / ".keras" / "models"):
-        found = sorted(path for path in folder.glob("*.h5") if "vgg16" in path.name.lower())
+        found = vgg16_files(folder)
         if found:
             return Check("VGG16's weights", "ok", str(found[0]))
     return Check(

@@ -16,7 +16,7 @@ from tasks.backend import keras, tf
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.files import replacing
-from tasks.paths import CANDIDATES, WEIGHTS
+from tasks.paths import CANDIDATES, WEIGHTS, vgg16_files
 
 VGG16_MEAN = 117.3  # mean of ImageNet's three channel means (103.939, 116.779, 123.68): the mean grey of its photos
 
@@ -270,7 +270,7 @@ def vgg16(shape: Shape, classes: int, pixels: int | None = None, dropout: float 
 
 def _load_vgg16_weights(trunk: keras.Model) -> None:
     """ImageNet's weights from data/weights if a file lies there, else by Keras's download (cached in ~/.keras)."""
-    files = sorted(path for path in WEIGHTS.glob("*.h5") if "vgg16" in path.name.lower())
+    files = vgg16_files(WEIGHTS)
     if files:
         try:
             pretrained = keras.applications.VGG16(include_top=False, weights=str(files[0]))

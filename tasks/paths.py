@@ -17,3 +17,8 @@ LEADERBOARD = Path("models/leaderboard.csv")
 CHAMPION = Path("models/champion")
 SMALL = Path("models/small")
 PROMOTED = (LEADERBOARD, LEADERBOARD.with_suffix(".png"), SMALL, CHAMPION)  # by the stage promote; the champion last
+
+
+def vgg16_files(folder: Path) -> list[Path]:
+    """The files of a folder that may hold VGG16's weights; the first is taken."""
+    return sorted(path for path in folder.glob("*.h5") if "vgg16" in path.name.lower())
