@@ -14,6 +14,7 @@ import yaml
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.files import packaged
+from tasks.git import outside_hooks
 from tasks.params import load
 from tasks.paths import RAW
 from tasks.processes import environment
@@ -127,7 +128,7 @@ def commit(message: str, folder: Path) -> None:
 def run(command: list[str], folder: Path) -> None:
     """Run a program in `folder`, its output passed on as it comes; UserError if it fails."""
     try:
-        code = subprocess.run(command, cwd=folder, env=os.environ | environment(), check=False).returncode
+        code = subprocess.run(command, cwd=folder, env=outside_hooks() | environment(), check=False).returncode
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} is not installed; `ferflow doctor` lists what is") from error
     if code:

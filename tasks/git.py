@@ -7,6 +7,13 @@ from pathlib import Path
 from tasks.errors import UserError
 
 EXCERPT = 300  # characters of what Git or a hook says that are worth keeping
+# Git sets these for its hooks: in a program that a hook starts, they would lead Git to the hook's repository, wherever it runs.
+OF_HOOKS = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX"}
+
+
+def outside_hooks() -> dict[str, str]:
+    """This process's variables, without those by which Git's hooks name their repository."""
+    return {name: value for name, value in os.environ.items() if name not in OF_HOOKS}
 
 
 def git(repository: Path, *arguments: str, feed: bytes = b"", environment: dict[str, str] | None = None) -> bytes:
@@ -16,7 +23,7 @@ def git(repository: Path, *arguments: str, feed: bytes = b"", environment: dict[
         repository: Git's folder, or one within it.
         arguments: of Git.
         feed: its standard input.
-        environment: variables in addition to this process's.
+        environment: variables in addition to this process's; those of Git's hooks are left out.
 
     Raises:
         UserError: Git is not installed, or fails; with what it says.
@@ -25,7 +32,7 @@ def git(repository: Path, *arguments: str, feed: bytes = b"", environment: dict[
     command = ["git", "--no-optional-locks", "-C", str(repository), *arguments]
     try:
         done = subprocess.run(
-            command, input=feed, capture_output=True, check=False, env=os.environ | (environment or {})
+            command, input=feed, capture_output=True, check=False, env=outside_hooks() | (environment or {})
         )
     except FileNotFoundError as error:
         raise UserError("git is not installed; ferflow keeps the champion's versions in its history") from error

@@ -27,6 +27,19 @@ def test_the_copy_has_its_own_git_and_data_and_no_champion(tmp_path, monkeypatch
     assert status.stdout == ""
 
 
+def test_started_by_a_hook_of_git_it_leaves_the_hooks_repository_alone(tmp_path, monkeypatch):
+    theirs = tmp_path / "theirs"
+    subprocess.run(["git", "init", "--quiet", theirs], check=True)
+    before = (theirs / ".git/config").read_text()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("GIT_DIR", str(theirs / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(theirs / ".git/index"))
+    make_workspace(tmp_path / "demo")
+    assert (tmp_path / "demo/.git").is_dir()
+    assert (theirs / ".git/config").read_text() == before
+    assert not (theirs / ".git/index").exists()
+
+
 def test_shortened_params_are_valid_and_keep_the_bars():
     parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
     short = Params.model_validate(shortened(parameters, SHORTENED))
