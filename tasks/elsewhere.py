@@ -109,6 +109,8 @@ def share(stage: str) -> None:
 @explained
 def main() -> None:
     """Push what the stage named on the command line wrote."""
+    if len(sys.argv) != 2:  # noqa: PLR2004 - the program and one stage
+        raise UserError("usage: python -m tasks.elsewhere STAGE, where STAGE is one of dvc.yaml, such as train@small")
     share(sys.argv[1])
 
 
