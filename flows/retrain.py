@@ -104,10 +104,11 @@ def _retrain(settings: Params, force: bool, push: bool, work_pool: str | None) -
     changes = do(look, settings.ingest.source, inputs, force)
     if isinstance(changes, Outcome):
         return changes
+    left = rolled_back()  # before hours of training: a clone may not know
     DECIDED.unlink(missing_ok=True)
     folder = do(prepare, settings)
     failures = build(folder, settings, work_pool)
-    outcome: Outcome = replace(do(decide, folder, settings, deployed), changes=changes, failures=failures)
+    outcome: Outcome = replace(do(decide, folder, settings, deployed, left), changes=changes, failures=failures)
     if outcome.name == "promoted":
         outcome = do(install_champion, folder, outcome)
         if push:
@@ -175,8 +176,8 @@ def run_stage(folder: Path, stage: str, hours: float, pull: bool = False) -> Non
 
 
 @step
-def decide(folder: Path, settings: Params, deployed: str | None) -> Outcome:
-    """Promote the best candidate in the worktree, and judge it against the deployed champion."""
+def decide(folder: Path, settings: Params, deployed: str | None, left: set[str]) -> Outcome:
+    """Promote the best candidate in the worktree, and judge it against the deployed champion. What was `left` stays so."""
     try:
         do(run_stage.with_options(task_run_name="promote"), folder, "promote", settings.retrain.stage_hours)
     except UserError as error:
@@ -187,7 +188,7 @@ def decide(folder: Path, settings: Params, deployed: str | None) -> Outcome:
     challenger = champion.load(folder / CHAMPION)
     if challenger.version == deployed:
         return Outcome("kept", ("The rebuild ends with the same champion.",), deployed, challenger.version)
-    if challenger.version in rolled_back():
+    if challenger.version in left:
         reason = (
             f"{challenger.version} was rolled back; `ferflow champion rollback {challenger.version}` brings it back."
         )
@@ -232,7 +233,13 @@ def install_champion(folder: Path, outcome: Outcome) -> Outcome:
 def push_champion(outcome: Outcome) -> None:
     """Push the commit and the tag; where that fails, the champion stays installed and the log says so."""
     try:
-        remote = git(Path(), "rev-parse", "--abbrev-ref", "@{upstream}").decode().strip().partition("/")[0]
+        branch = git(Path(), "symbolic-ref", "--short", "HEAD").decode().strip()
+        asked = ("for-each-ref", "--format=%(upstream:remotename)", f"refs/heads/{branch}")
+        remote = git(Path(), *asked).decode().strip()
+        if not remote:
+            raise UserError(
+                f"{branch} follows no branch of a remote; once run: git push --set-upstream REMOTE {branch}"
+            )
         git(Path(), "push", "--quiet", "--atomic", remote, "HEAD", outcome.tag)
     except UserError as error:
         get_run_logger().warning("not pushed: %s", error)

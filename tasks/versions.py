@@ -100,8 +100,7 @@ def previous(repository: Path = Path()) -> str:
     """
     line, _ = _line(repository)
     if len(line) < 2:  # noqa: PLR2004
-        if shallow(repository):
-            raise UserError("this clone has the end of Git's history only; first run: git fetch --unshallow")
+        _check_whole(repository)
         raise UserError("there is no version before the current one; `ferflow champion` lists them all")
     return line[-2]
 
@@ -111,8 +110,18 @@ def shallow(repository: Path = Path()) -> bool:
     return git(repository, "rev-parse", "--is-shallow-repository").strip() == b"true"
 
 
+def _check_whole(repository: Path) -> None:
+    if shallow(repository):
+        raise UserError("this clone has the end of Git's history only; first run: git fetch --unshallow")
+
+
 def rolled_back(repository: Path = Path()) -> set[str]:
-    """The versions that somebody went back from, and that have not been champion since."""
+    """The versions that somebody went back from, and that have not been champion since.
+
+    Raises:
+        UserError: this clone lacks the beginning of Git's history, where more of them may be.
+    """
+    _check_whole(repository)
     _, left = _line(repository)
     return left
 

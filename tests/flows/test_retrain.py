@@ -243,13 +243,13 @@ def test_a_promotion_is_pushed_where_the_branch_comes_from(prefect, workspace, t
     outcome = Outcome("promoted", (), commit=git(workspace, "rev-parse", "HEAD").strip(), tag="champion@v0.0.1")
     with contextlib.chdir(workspace.folder):
         push_champion(outcome)
-        assert "not pushed: git rev-parse failed" in caplog.text  # there is no remote, and the champion stays
+        assert "follows no branch of a remote; once run: git push" in caplog.text  # and the champion stays
         subprocess.run(["git", "init", "--quiet", "--bare", tmp_path / "team.git"], check=True)
-        git(workspace, "remote", "add", "team", str(tmp_path / "team.git"))
-        git(workspace, "push", "--quiet", "--set-upstream", "team", "HEAD~1:refs/heads/master")
-        git(workspace, "branch", "--set-upstream-to", "team/master")
+        git(workspace, "remote", "add", "our/team", str(tmp_path / "team.git"))
+        git(workspace, "push", "--quiet", "--set-upstream", "our/team", "HEAD~1:refs/heads/master")
+        git(workspace, "branch", "--set-upstream-to", "our/team/master")
         push_champion(outcome)
-    there = git(workspace, "ls-remote", "team")
+    there = git(workspace, "ls-remote", "our/team")
     assert f"{outcome.commit}\trefs/heads/" in there
     assert "refs/tags/champion@v0.0.1" in there
 
@@ -281,6 +281,16 @@ def test_a_rolled_back_champion_does_not_come_back_by_itself(prefect, workspace)
     with contextlib.chdir(workspace.folder):
         versions.restore(gone)
     intact(workspace, newest)
+
+
+def test_a_clone_that_may_not_know_of_a_rollback_is_not_retrained(prefect, workspace, tmp_path):
+    clone = Workspace(tmp_path / "clone")
+    git(workspace, "clone", "--quiet", "--depth", "1", workspace.folder.as_uri(), str(clone.folder))
+    git(clone, "config", "user.name", "tests")
+    git(clone, "config", "user.email", "tests@localhost")
+    state = night(clone, force=True)
+    assert state.is_failed()
+    assert state.message == "this clone has the end of Git's history only; first run: git fetch --unshallow"
 
 
 class Inbox(BaseHTTPRequestHandler):

@@ -179,6 +179,14 @@ def test_a_shallow_clone_does_not_say_that_there_was_no_version_before(repositor
         previous(clone)
 
 
+def test_a_shallow_clone_does_not_say_that_nothing_was_rolled_back(repository: Repository, tmp_path: Path) -> None:
+    restore("net-one", repository.folder)
+    clone = tmp_path / "clone"
+    repository.git("clone", "-q", "--depth", "1", repository.folder.as_uri(), str(clone))
+    with pytest.raises(UserError, match="first run: git fetch --unshallow"):
+        rolled_back(clone)
+
+
 def test_the_previous_version_is_not_one_that_was_rolled_back(repository: Repository) -> None:
     assert previous(repository.folder) == "net-one"
     repository.deploy("net-three", 3.0)
