@@ -95,12 +95,17 @@ def recover(journal: Path) -> bool:
 def _register(commit: str) -> str:
     """Tag the commit as the champion's next version, with gto."""
     from gto.api import register
-    from gto.exceptions import GTOException
+    from gto.exceptions import GTOException, TagExists
     from scmrepo.exceptions import SCMError
 
     top = git(Path(), "rev-parse", "--show-toplevel").decode().strip()
     try:
         register(top, "champion", commit)
+    except TagExists as error:
+        raise UserError(
+            f"{error}, and gto does not count it, for it has no message; delete it with: git tag --delete, or keep it with: "
+            "git tag --annotate --force"
+        ) from error
     except (GTOException, SCMError, OSError) as error:
         raise UserError(f"gto could not tag the version: {error.__cause__ or error}") from error
     return _versions(commit)[0]

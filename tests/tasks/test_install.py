@@ -455,6 +455,20 @@ def test_a_reference_locked_by_somebody_undoes_it(name: str) -> None:
 
 
 @pytest.mark.usefixtures("repository")
+def test_a_tag_that_somebody_made_by_hand_is_named() -> None:
+    old = built()
+    commit = record(WORKTREE, "new")
+    git("tag", "champion@v0.0.1")
+    with pytest.raises(
+        UserError, match=r"tag 'champion@v0\.0\.1' already exists, .*; delete it with: git tag --delete"
+    ):
+        install(WORKTREE, commit, JOURNAL)
+    check(old, "champion@v0.0.1")
+    git("tag", "--annotate", "--force", "-m", "the first", "champion@v0.0.1", "champion@v0.0.1")
+    check_the_next_one_works("champion@v0.0.1 champion@v0.0.2")
+
+
+@pytest.mark.usefixtures("repository")
 def test_a_journal_that_a_power_cut_left_empty_is_of_nothing() -> None:
     """The journal is on the disk before anything changes."""
     old = built()
