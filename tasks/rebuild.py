@@ -144,7 +144,7 @@ def _built(settings: Params) -> list[str]:
 def bring_inputs(source: str) -> Path:
     """Bring code, parameters and data of the workspace to the worktree, and leave what was built there; returns its folder."""
     folder = worktree()
-    git(folder, "checkout", "--force", "--no-overlay", head(Path()), "--", "params.yaml", "dvc.yaml", "tasks")
+    git(folder, "checkout", "--force", "--no-overlay", head(Path()), "--", "params.yaml", "dvc.yaml", "tasks", ".dvc")
     _copy_data(source, folder)
     return folder
 
@@ -190,14 +190,28 @@ def _create(state: Path) -> None:
 
 
 def _share_settings(folder: Path) -> None:
-    """Give the worktree DVC's settings of this machine, as they are now, and the workspace's cache."""
-    local = Path(".dvc/config.local")
+    """Give the worktree DVC's settings of this machine, as they are now, and the workspace's cache and relative remotes."""
+    from dvc.config import Config
+    from dvc.config_schema import RelPath
+    from dvc.exceptions import DvcException
+
+    settings = folder.resolve() / ".dvc"
+    local = Path(".dvc", Config.CONFIG_LOCAL)
     (folder / local).unlink(missing_ok=True)
     if local.exists():
-        shutil.copy(local, folder / local)
-    # Relative, for DVC writes its settings in ASCII, and the workspace may lie under any name.
-    cache = os.path.relpath(Path(dvc("cache", "dir")).resolve(), folder.resolve())
-    dvc("config", "--local", "cache.dir", cache, folder=folder)
+        shutil.copy(local, folder / local)  # as secret as it is here: it may hold keys
+    try:
+        ours = Config(".dvc")
+        # Not validated: what they add to may be in a commit that is yet to be checked out.
+        with Config(settings, validate=False).edit("local", validate=False) as theirs:
+            theirs.update(ours.load_one("local"))
+            for name, remote in ours.load_one("repo")["remote"].items():
+                if paths := {key: value for key, value in remote.items() if isinstance(value, RelPath)}:
+                    theirs["remote"][name] = paths | theirs["remote"].get(name, {})
+            # Relative, for DVC writes its settings in ASCII, and the workspace may lie under any name.
+            theirs["cache"]["dir"] = RelPath(Path(ours["cache"].get("dir", ".dvc/cache")).resolve())
+    except (DvcException, UnicodeError) as error:
+        raise UserError(f"DVC's settings in .dvc cannot be brought to {settings}: {error}") from error
 
 
 def dvc(*arguments: str, folder: Path = Path()) -> str:

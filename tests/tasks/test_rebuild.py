@@ -401,6 +401,7 @@ def test_those_who_teach_come_before_the_taught() -> None:
 @pytest.mark.parametrize("pipeline", ["vídeos, 100 % #1"], indirect=True)
 def test_a_folder_of_any_name_has_a_worktree_that_shares_the_cache(pipeline: Path) -> None:
     shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    commit("DVC")
     folder = rebuild.bring_inputs("data/raw")
     assert rebuild.dvc("cache", "dir", folder=folder) == str(pipeline / ".dvc" / "cache")
 
@@ -425,6 +426,35 @@ def test_settings_of_this_machine_are_those_of_today(pipeline: Path) -> None:
     rebuild.worktree()
     assert "s3://bucket/new" in rebuild.dvc("remote", "list", folder=folder)
     assert rebuild.dvc("cache", "dir", folder=folder) == str(pipeline / "elsewhere")
+
+
+@pytest.mark.parametrize("pipeline", ["", "a/pipeline"], indirect=True)
+@pytest.mark.usefixtures("pipeline")
+def test_a_relative_remote_is_the_workspaces() -> None:
+    shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("dvc.yaml").write_text("stages: {}\n")
+    Path("dvc.lock").unlink()
+    commit("DVC")
+    folder = rebuild.bring_inputs("data/raw")
+
+    rebuild.dvc("remote", "add", "--default", "store", "../store")
+    rebuild.dvc("remote", "add", "far", "ssh://host/far")
+    rebuild.dvc("remote", "add", "--local", "mine", "mine")
+    commit("remotes")
+    rebuild.dvc("remote", "modify", "--local", "store", "shared", "group")
+    rebuild.dvc(
+        "remote", "modify", "--local", "far", "keyfile", "key"
+    )  # of a remote that the worktree's commit has not
+    Path(".dvc/config.local").chmod(0o600)
+    assert rebuild.bring_inputs("data/raw") == folder
+    assert out_of_date(folder) == {}
+    assert (folder / ".dvc/config.local").stat().st_mode & 0o777 == 0o600
+    assert rebuild.dvc("remote", "list", folder=folder) == rebuild.dvc("remote", "list")
+    for setting in ("remote.far.keyfile", "remote.store.shared"):
+        assert rebuild.dvc("config", setting, folder=folder) == rebuild.dvc("config", setting)
+    assert rebuild.dvc("cache", "dir", folder=folder) == rebuild.dvc("cache", "dir")
+    assert str(folder) not in rebuild.dvc("remote", "list", folder=folder)
 
 
 STAGES = """
