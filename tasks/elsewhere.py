@@ -18,7 +18,7 @@ from tasks.errors import UserError, explained
 from tasks.files import alone
 from tasks.git import git
 from tasks.paths import DVC_LOCK, WEIGHTS
-from tasks.rebuild import copy_changed, dvc, reproduce, run, worktree
+from tasks.rebuild import bring, dvc, reproduce, run, worktree
 from tasks.timings import read_timings
 
 STATE = Path(".dvc/tmp/train")  # a folder for each candidate, with its worktree
@@ -67,7 +67,7 @@ def _train(state: Path, name: str, commit: str, lock: str, tell: Callable[[str],
     git(folder, "checkout", "--quiet", "--force", "--detach", commit)
     git(folder, "clean", "--quiet", "-d", "--force")
     (folder / DVC_LOCK).write_text(lock, encoding="utf-8")
-    copy_changed(WEIGHTS, folder / WEIGHTS)
+    bring(WEIGHTS, folder)
     settings = params.load(folder / params.PARAMS)
     dvc("pull", "--force", "parse", *(f"teach@{each}" for each in settings.teachers_of(name)), folder=folder)
     stage = f"train@{name}"

@@ -18,12 +18,16 @@ from tasks.paths import CANDIDATES, DATA_MADE, DVC_LOCK, PROMOTED, TIMINGS
 
 # All that stages write. The champion comes last: whoever labels meanwhile has the old one whole or the new one.
 PLACES = (*DATA_MADE, CANDIDATES, TIMINGS, DVC_LOCK, *PROMOTED)
+LINK = "120000 "  # how Git lists a symbolic link
 STALE = 60  # s; Git holds a lock for less
 
 
 def record(rebuilt: Path, message: str) -> str:
     """Commit what was rebuilt, in its own worktree; returns the commit. Git's hooks may refuse it (UserError)."""
-    git(rebuilt, "add", "--all", "--", ".")
+    # Stages write no links: in place of one that Git has is a copy of the data that it leads to.
+    listed = os.fsdecode(git(rebuilt, "ls-files", "--stage", "-z")).split("\0")
+    links = [line.partition("\t")[2] for line in listed if line.startswith(LINK)]
+    git(rebuilt, "add", "--all", "--", ".", *(f":(exclude,literal){name}" for name in links))
     git(rebuilt, "commit", "--quiet", "--allow-empty", "--message", message)
     return head(rebuilt)
 

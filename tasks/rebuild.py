@@ -124,8 +124,9 @@ def renew(settings: Params) -> Path:
         git(folder, "checkout", "--quiet", "--force", "--detach", commit)
         git(folder, "clean", "--quiet", "-d", "--force")
         dvc("checkout", "--force", "--allow-missing", folder=folder)
-        _copy_data(settings.ingest.source, folder)  # newer than what DVC has of it, where it keeps the raw data, too
         BASE.write_text(lock, encoding="utf-8")
+    # Once more: newer than what DVC has, where it keeps the raw data, too; and a copy, where Git has brought a link to them.
+    _copy_data(settings.ingest.source, folder)
     return folder
 
 
@@ -151,8 +152,26 @@ def bring_inputs(source: str) -> Path:
 
 def _copy_data(source: str, folder: Path) -> None:
     for data in {Path(source), RAW, WEIGHTS}:
-        if not data.is_absolute():
-            copy_changed(data, folder / data)
+        if not data.is_absolute():  # such a path is the same for the worktree
+            bring(data, folder)
+
+
+def bring(data: Path, folder: Path) -> None:
+    """Copy a folder of the workspace to the same place in the worktree, and never to, or through a link to, one outside of it.
+
+    Raises:
+        UserError: the place is outside.
+    """
+    place = Path(os.path.normpath(data))
+    if place == Path() or not place.parent.resolve().is_relative_to(Path.cwd()):
+        raise UserError(
+            f"retraining reaches {data} only within {Path.cwd()}; let `ingest.source` in params.yaml name what lies "
+            "elsewhere by its absolute path, or let data/ be a folder with a link to it"
+        )
+    for part in (*reversed(place.parents), place):
+        if (folder / part).is_symlink():  # one that Git has, of today or of older days
+            (folder / part).unlink()
+    copy_changed(place, folder / place)
 
 
 def worktree(state: Path = STATE) -> Path:
@@ -242,12 +261,15 @@ def copy_changed(source: Path, target: Path) -> None:
     if source.is_file():
         files = {Path(): source}
     folders = {parent for name in files for parent in name.parents}
+    if target.is_symlink():  # what links lead to is not the copy's
+        target.unlink()
     for old in (*sorted(target.rglob("*"), reverse=True), target):  # what a folder holds before the folder
         name = old.relative_to(target)
-        if old.is_dir() and name not in folders:
-            old.rmdir()
-        elif old.is_file() and name not in files:
-            old.unlink()
+        if old.is_dir() and not old.is_symlink():
+            if name not in folders:
+                old.rmdir()
+        elif name not in files or old.is_dir():
+            old.unlink(missing_ok=True)
     for name, path in files.items():
         copy = target / name
         if not copy.exists() or _stamp(copy) != _stamp(path):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tasks import params, rebuild
 from tasks.errors import UserError
+from tasks.install import record
 from tasks.rebuild import STATE, copy_changed, out_of_date, renew, run, unclean
 
 WORKTREE = STATE / "workspace"
@@ -404,6 +405,118 @@ def test_a_folder_of_any_name_has_a_worktree_that_shares_the_cache(pipeline: Pat
     commit("DVC")
     folder = rebuild.bring_inputs("data/raw")
     assert rebuild.dvc("cache", "dir", folder=folder) == str(pipeline / ".dvc" / "cache")
+
+
+@pytest.fixture
+def pipeline_of_dvc(pipeline: Path) -> Path:
+    """The pipeline in a folder of its repository, with DVC and data, and no stage but one that reads them."""
+    shutil.copytree(ROOT / ".dvc", ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("dvc.yaml").write_text("stages: {ingest: {cmd: 'true', deps: ['${ingest.source}']}}\n")
+    Path("dvc.lock").unlink()
+    write(Path(), {"data/raw/.gitkeep": b"", "data/raw/fer2013.csv": b"1", "data/weights/.gitkeep": b""})
+    commit("dvc")
+    return pipeline
+
+
+IN_A_FOLDER = pytest.mark.parametrize("pipeline", ["a/pipeline"], indirect=True)
+
+
+@IN_A_FOLDER
+@pytest.mark.parametrize("up", range(9))
+def test_data_outside_of_the_pipelines_folder_reaches_nothing(pipeline_of_dvc: Path, up: int) -> None:
+    """However far up: beside the worktree, in the folders between it and the workspace, and in the workspace itself."""
+    folder = rebuild.bring_inputs("data/raw")
+    source = Path(*[".."] * up, "seldom" if up else "")
+    mine = Path(os.path.normpath(folder / source), "mine.csv")
+    if up:
+        write(mine.parent, {"mine.csv": b"nobody else has it"})
+    before = tree(pipeline_of_dvc)
+    with pytest.raises(UserError, match=r"retraining reaches .* only within .*pipeline; .* by its absolute path"):
+        rebuild.bring_inputs(str(source))
+    assert tree(pipeline_of_dvc) == before
+    assert not up or mine.exists()
+
+
+@IN_A_FOLDER
+def test_data_with_an_absolute_path_are_read_where_they_lie(pipeline_of_dvc: Path, tmp_path: Path) -> None:
+    write(tmp_path / "faces", {"fer2013.csv": b"1"})
+    change("ingest", source=str(tmp_path / "faces"))
+    assert rebuild.dvc("repro")
+    commit("built")
+    folder = renew(params.load())
+    assert out_of_date(folder) == {}
+    write(tmp_path / "faces", {"extra.csv": b"1"})
+    assert out_of_date(rebuild.bring_inputs(params.load().ingest.source)) == {"ingest": [str(tmp_path / "faces")]}
+    assert set(tree(tmp_path / "faces")) == {"fer2013.csv", "extra.csv"}
+    assert pipeline_of_dvc.exists()
+
+
+@IN_A_FOLDER
+@pytest.mark.parametrize("absolute", [True, False], ids=["absolute", "relative"])
+def test_a_link_to_the_data_that_git_has(pipeline_of_dvc: Path, tmp_path: Path, absolute: bool) -> None:
+    faces = tmp_path / "faces"
+    write(faces, {"fer2013.csv": b"1", "set/a.png": b"2"})
+    shutil.rmtree("data/raw")
+    Path("data/raw").symlink_to(faces if absolute else os.path.relpath(faces, "data"))
+    rebuild.dvc("repro")
+    commit("a link")
+    expected = tree(faces)
+    for name in ("one", "another"):
+        folder = renew(params.load())
+        assert out_of_date(folder) == {}
+        assert tree(folder / "data/raw") == expected
+        write(folder, {"models/champion/card.md": name.encode()})
+        made = record(folder, name)
+        assert git("show", "--format=", "--name-only", made).split() == ["a/pipeline/models/champion/card.md"]
+        git("reset", "-q", "--hard", made)
+        assert tree(faces) == expected
+
+    # The worktree's link is of another day, and what it leads to is not the copy's.
+    Path("data/raw").unlink()
+    write(Path(), {"data/raw/fer2013.csv": b"other"})
+    git("add", "--all")
+    git("commit", "-q", "-m", "no link any more")
+    git("checkout", "-q", "--force", "HEAD~1", folder=folder)
+    for _ in range(2):
+        assert tree(renew(params.load()) / "data/raw") == {"fer2013.csv": b"other"}
+    assert tree(faces) == expected
+
+
+@IN_A_FOLDER
+def test_a_link_in_place_of_the_folder_of_all_data(pipeline_of_dvc: Path, tmp_path: Path) -> None:
+    shutil.move("data", tmp_path / "disk")
+    Path("data").symlink_to(tmp_path / "disk")
+    commit("a link")
+    expected = tree(tmp_path / "disk")
+    with pytest.raises(UserError, match=r"reaches data/(raw|weights) only within .*; .* let data/ be a folder"):
+        renew(params.load())
+    Path("data").unlink()
+    write(Path(), {"data/raw/.gitkeep": b"", "data/raw/fer2013.csv": b"other"})
+    commit("no link any more")
+    assert tree(renew(params.load()) / "data/raw") == tree(Path("data/raw"))
+    assert tree(tmp_path / "disk") == expected
+    assert pipeline_of_dvc.exists()
+
+
+def test_links_in_a_copy_are_not_followed(tmp_path: Path) -> None:
+    source, target, elsewhere = tmp_path / "source", tmp_path / "target", tmp_path / "elsewhere"
+    write(source, {"set/a.png": b"new", "b.png": b"1"})
+    write(elsewhere, {"a.png": b"old", "c.png": b"2"})
+    target.mkdir()
+    for name in ("set", "gone"):
+        (target / name).symlink_to(elsewhere)
+    for name in ("b.png", "dangling.png"):
+        (target / name).symlink_to(tmp_path / "nowhere")
+    copy_changed(source, target)
+    assert tree(target) == tree(source)
+    assert not any(path.is_symlink() for path in target.rglob("*"))
+    assert tree(elsewhere) == {"a.png": b"old", "c.png": b"2"}
+    shutil.rmtree(target)
+    target.symlink_to(elsewhere)
+    copy_changed(source, target)
+    assert tree(target) == tree(source)
+    assert tree(elsewhere) == {"a.png": b"old", "c.png": b"2"}
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
