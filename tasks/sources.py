@@ -15,7 +15,7 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -33,6 +33,7 @@ ENDINGS = (
 )  # fmt: skip
 LISTS = (".txt", ".lst")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+ANY_DEPTH = re.compile(r"(?<![^/])(?:\*\*/+)+")  # `**` as a name of its own in a pattern, or several
 STORE = ".ferflow.sqlite"  # the folder that holds this file is an output folder; see tasks/store.py
 MOST_BYTES = 512 * 10**6  # of an image file
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that zipfile inflates no further than it is asked to
@@ -104,7 +105,7 @@ def find_images(sources: Iterable[str | Path], out: Path, out_url: str = "") -> 
     A source is a folder (with all below it, by file ending; links to folders are followed, each folder is entered once; output
     folders are not), a zip archive (members by ending), a text list (a path a line, relative to the current folder, or
     separated by NUL), any other file, the URL of an object or of a prefix, or, where no such path exists, a glob pattern (`**`
-    reaches any depth).
+    reaches any depth, and enters each folder once, too).
 
     Where sources overlap, an image comes twice. The keys of the images are not remembered, so that memory stays flat; the store
     (tasks/store.py) counts a key once.
@@ -280,10 +281,36 @@ def _match(pattern: str, out: Path) -> Iterator[ImageFile]:
             return False
         return bool(_kind(folder / STORE)) or (out.exists() and out.samefile(folder)) or is_output(folder.parent)
 
+    # glob's own `**` would follow links in circles.
+    first, *others = ANY_DEPTH.split(f"{pattern}/*" if Path(pattern).name == "**" else pattern)
+    matches = _glob(first) if first else [""]
+    for rest in others:
+        folders = _each_once(matches, is_output)
+        matches = [match for folder in folders for match in _glob(glob.escape(folder) + rest)]
+        if rest == "*":  # each folder was entered already
+            matches = [match for match in matches if _kind(match) != stat.S_IFDIR]
     visited = _visited(out)
-    for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
+    for match in sorted(set(matches)):
         if not is_output(Path(match).parent):
             yield from _look_into(match, visited)
+
+
+def _glob(pattern: str) -> list[str]:
+    return sorted(glob.glob(pattern))  # noqa: PTH207 - Path.glob takes no absolute pattern
+
+
+def _each_once(tops: Iterable[str], is_output: Callable[[Path], bool]) -> Iterator[str]:
+    """Folders and those below them but hidden ones and outputs, with a separator, ready for a name behind them."""
+    entered = set()
+    for top in tops:
+        for path, names, _ in os.walk(top or ".", followlinks=True):
+            identity = _identity(path)
+            if identity in entered or is_output(Path(path)):
+                names.clear()
+                continue
+            entered.add(identity)
+            names[:] = sorted(name for name in names if not name.startswith("."))
+            yield str(Path(path, "x"))[:-1]
 
 
 # Text lists

@@ -502,7 +502,24 @@ def test_a_pattern_matches_folders_as_folders_and_nothing_in_output_folders(here
     assert shown("photos/labels/*/*.jpg", out="photos/labels") == ["photos/labels/annotated/1.jpg"]
     os.chdir("photos")
     assert shown("*", out="labels") == ["a/1.jpg", "b/2.jpg", "notes.md"]
-    assert set(shown("**", out="labels")) == {"a/1.jpg", "b/2.jpg", "notes.md"}
+    assert shown("**", out="labels") == ["a/1.jpg", "b/2.jpg", "notes.md"]
+
+
+def test_a_pattern_follows_links_to_folders_once_and_loops_end(here):
+    make("photos/b/one.jpg", "photos/b/c/two.jpg", "elsewhere/three.jpg", "photos/.hidden/four.jpg")
+    make("photos/[x]/five.jpg", "photos/z/six.jpg", "photos/labels/.ferflow.sqlite")
+    for number in range(2):  # glob itself goes 2 ** 40 ways, until a path has too many links
+        link(f"photos/loop{number}", "../photos")
+    link("photos/a", "../elsewhere")
+    link("photos/labels/z", "../z")  # no folder is missed for being linked in an output folder, too
+    names = ["[x]/five.jpg", "a/three.jpg", "b/c/two.jpg", "b/one.jpg", "z/six.jpg"]
+    expected = [f"photos/{name}" for name in names]
+    assert shown("photos/**/*.jpg") == shown("phot*/**/**/*.jpg") == expected
+    assert shown(f"{here}/photos/**/*.jpg") == [f"{here}/photos/{name}" for name in names]
+    assert shown("photos/**/b/**/*.jpg") == expected[2:4]
+    assert shown("photos/**") == shown("photos/**/*") == expected
+    os.chdir("photos")
+    assert shown("**/*.jpg") == names
 
 
 # What the user can mend
