@@ -59,9 +59,10 @@ class Shard:
             UserError: it did not find one of them.
         """
         for result in results:
-            if result.failure == errno.ENOENT and Path(result.file.path).exists():
+            if result.failure == errno.ENOENT and result.file.exists():
+                image = Path(result.file.path, result.file.member)
                 raise UserError(
-                    f"{result.file.path} is here, but not where a worker runs; put the images on a folder that all of them share"
+                    f"{image} is here, but not where a worker runs; put the images on a folder that all of them share"
                 )
 
 

@@ -37,6 +37,8 @@ ANY_DEPTH = re.compile(r"(?<![^/])(?:\*\*/+)+")  # `**` as a name of its own in 
 STORE = ".ferflow.sqlite"  # the folder that holds this file is an output folder; see tasks/store.py
 MOST_BYTES = 512 * 10**6  # of an image file
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that zipfile inflates no further than it is asked to
+# What zipfile raises for a file that is no zip archive, or a damaged one.
+NO_ARCHIVE = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error)
 ENCRYPTED = 0x1  # of a zip member's flags
 MOST_STORED = 2**63 - 1  # SQLite's largest integer: a forged zip may claim more, a time after 2262 is more
 
@@ -63,6 +65,13 @@ class ImageFile(NamedTuple):
     def is_video(self) -> bool:
         """Whether its name says so."""
         return (self.member or self.path).lower().endswith(VIDEOS)
+
+    def exists(self) -> bool:
+        """Whether it is on this machine's disks; a member, whether it is in its archive."""
+        try:
+            return self.member in _archive(self.path).NameToInfo if self.member else Path(self.path).exists()
+        except (OSError, *NO_ARCHIVE):
+            return False
 
     def read(self) -> bytes:
         """The file's content, of at most MOST_BYTES. Safe on several threads, also for members of one archive.
@@ -398,7 +407,7 @@ def _members(shown: str, path: str) -> Iterator[ImageFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             found = {name: archive.getinfo(name) for name in archive.namelist() if _is_image_member(name)}
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as error:
+    except NO_ARCHIVE as error:
         raise UserError(
             f"{shown} is no zip archive, or a damaged one ({error}); fetch it again, or unpack it"
         ) from error

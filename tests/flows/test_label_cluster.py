@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -257,3 +258,20 @@ def test_a_worker_that_does_not_see_the_files_is_refused(tmp_path):
     shard.check_seen([gone])
     with pytest.raises(UserError, match=f"^{here} is here, but not where a worker runs"):
         shard.check_seen([gone, unseen])
+
+
+def test_a_zips_member_is_seen_by_what_the_archive_holds_by_now(tmp_path):
+    shard = Shard([], make_settings(champion=CHAMPION))
+    archive = tmp_path / "photos.zip"
+    lost = Labelled(ImageFile("photos.zip/a.jpg", str(archive), "a.jpg", 1, 0), "unreadable", failure=errno.ENOENT)
+    shard.check_seen([lost])
+    for name in ("a.jpg", "b.jpg"):
+        with zipfile.ZipFile(archive, "w") as content:
+            content.writestr(name, b"x")
+        if name == "a.jpg":  # so only the worker's lacks it
+            with pytest.raises(UserError, match=f"^{archive}/a.jpg is here, but not where a worker runs"):
+                shard.check_seen([lost])
+        else:
+            shard.check_seen([lost])
+    archive.write_bytes(b"cut off")
+    shard.check_seen([lost])
