@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from tasks.buckets import MARKER, bucket_of, explained, inside, split
+from tasks.buckets import MARKER, bucket_of, explained, inside, spelt_as, split
 from tasks.errors import UserError
 from tasks.files import alone, read_json, replacing, sha256, write_json
 from tasks.journal import Journal
@@ -238,7 +238,7 @@ class BucketOut:
 
     def href(self, file: ImageFile) -> str:
         """From the prefix to an object of the same bucket, wherever both are served; "" to anything else."""
-        (*bucket, prefix), (*other, key) = split(self.url), split(file.path)
+        (*bucket, prefix), (*other, key) = split(spelt_as(self.url, file.path)), split(file.path)
         if (
             bucket != other or key.startswith("/") or {".", ".."} & set(key.split("/"))
         ):  # browsers would take it otherwise

@@ -23,6 +23,7 @@ from tasks.photos import RefusedError
 Result = TypeVar("Result")
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+ALIASES = ({"s3", "s3a"}, {"gs", "gcs"}, {"abfs", "az"})  # schemes of one store
 MARKER = ".ferflow"  # the prefix that has this object is an output; it sorts before all else that is written there
 TIMEOUT = 20.0  # s, without a byte
 REQUESTS = 6  # of one kind at most; with botocore's waits about 15 s
@@ -90,6 +91,12 @@ def split(url: str) -> tuple[str, str, str]:
     scheme, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")
     return scheme, bucket, key
+
+
+def spelt_as(url: str, other: str) -> str:
+    """A URL with the scheme of another one, if both schemes are names of the same store; else as it is."""
+    (scheme, *_), (wanted, *_) = split(url), split(other)
+    return url.replace(scheme, wanted, 1) if any({scheme, wanted} <= names for names in ALIASES) else url
 
 
 def inside(url: str, name: str = "") -> str:

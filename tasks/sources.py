@@ -136,7 +136,7 @@ def find_images(sources: Iterable[str | Path], out: Path, out_url: str = "") -> 
     for source in given:
         if not is_url(source):
             _check(source, out)
-        elif buckets.inside(source) == buckets.inside(out_url):
+        elif buckets.inside(source) == buckets.inside(buckets.spelt_as(out_url, source)):
             raise UserError(
                 f"--out is the prefix of the photos; name another, such as {buckets.inside(source, 'labels')}"
             )
@@ -353,7 +353,7 @@ def _objects(source: str, out_url: str) -> Iterator[ImageFile]:
         UserError: there is none, or the store refuses to list them.
     """
     whole = buckets.inside(source)
-    out = buckets.inside(out_url) if out_url else ""
+    out = buckets.inside(buckets.spelt_as(out_url, source)) if out_url else ""
     found = is_output = False
     outputs: tuple[str, ...] = (out,) if out.startswith(whole) else ()
     try:

@@ -402,6 +402,7 @@ def test_links_lead_to_the_photos_of_the_same_bucket():
     assert to("s3://b/labels", "s3://b/photos/a b%.jpg") == "../photos/a%20b%25.jpg"
     assert to("s3://b/x/y", "s3://b/x/y/a//b.jpg") == "../../x/y/a//b.jpg"
     assert to("s3://b", "s3://b/c:d.jpg") == "c%3Ad.jpg"
+    assert to("gs://b/labels", "gcs://b/a.jpg") == "../a.jpg"
     for elsewhere in ("s3://c/a.jpg", "/home/a.jpg", "gs://b/a.jpg", "s3://b//a.jpg", "s3://b/a/../b.jpg"):
         assert to("s3://b/labels", elsewhere) == ""
 

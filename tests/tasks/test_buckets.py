@@ -128,6 +128,18 @@ def test_listings_come_page_by_page_and_outputs_are_left_out(bucket):
         found(PHOTOS, out_url=PHOTOS)
 
 
+def test_an_output_is_known_by_any_name_of_its_scheme(bucket):
+    bucket.put("photos/a.jpg", b"x")
+    bucket.put("photos/zout/annotated/a.jpg", b"x")
+    alias = PHOTOS.replace("s3", "s3a")
+    for source, out in ((PHOTOS, alias), (alias, PHOTOS)):
+        assert [file.path for file in find_images([source], NOWHERE, f"{out}/zout")] == [f"{source}/a.jpg"]
+        with pytest.raises(
+            UserError, match=f"--out is the prefix of the photos; name another, such as {source}/labels"
+        ):
+            found(source, out_url=f"{out}/")
+
+
 @pytest.mark.parametrize("store", ["memory://shelf", "file://{}/shelf"])
 def test_other_stores_of_fsspec_work_too(store, bucket, tmp_path, monkeypatch):
     """From and to them, also on a second machine."""
