@@ -22,7 +22,7 @@ from tasks import drift
 from tasks.champion import Champion
 from tasks.copies import write_copy
 from tasks.errors import UserError
-from tasks.expressions import EXPRESSIONS
+from tasks.expressions import EXPRESSIONS, label_of
 from tasks.files import read_json, replacing, write_json
 from tasks.footage import How
 from tasks.label import Labelled, Settings
@@ -180,11 +180,15 @@ def refuse_corrected(out: Path, place: Place) -> None:
 
 
 def _is_corrected(row: dict[str, str | None]) -> bool:
-    """Whether a person said something in a row of faces.csv; the network's label is the one whose probability is `confidence`."""
+    """Whether a person said something in a row of faces.csv, as `ferflow collect` takes it.
+
+    The network's label is the first whose probability is `confidence`; another name of the same expression says nothing new.
+    """
     if CORRECTED in row:
         return bool((row[CORRECTED] or "").strip())
-    label = (row.get("label") or "").strip().lower()
-    return (row.get(label) or "") != (row.get("confidence") or "")
+    network = next((name for name in EXPRESSIONS if row.get(name) == row.get("confidence")), "")
+    said = label_of(row.get("label") or "")
+    return any(row.values()) and (said is None or EXPRESSIONS[said] != network)
 
 
 def write_results(

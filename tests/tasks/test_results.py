@@ -321,6 +321,33 @@ def test_a_corrected_table_is_known_however_a_spreadsheet_saved_it(delimiter, co
         run(photos, out)
 
 
+@pytest.mark.parametrize(
+    ("changes", "corrected"),
+    [
+        ({"label": "Feliz"}, False),
+        ({"label": " Happiness "}, False),
+        ({"label": "triste"}, True),
+        ({"label": "sad", "happy": "0.4", "sad": "0.4", "confidence": "0.4"}, True),  # as probable as the network's
+        ({"label": "joy?"}, True),
+        ({"label": ""}, True),
+    ],
+)
+def test_a_label_in_the_table_is_a_correction_if_it_is_another_expression(changes, corrected, photos, tmp_path):
+    """What `ferflow collect` finds nothing new in, labelling has no reason to refuse; empty rows neither."""
+    out = tmp_path / "out"
+    run(photos, out)
+    content = next(row for row in rows(out / "faces.csv") if row["label"] == "happy")
+    with (out / "faces.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(content))
+        writer.writeheader()
+        writer.writerows([{**content, **changes}, dict.fromkeys(content, "")])
+    if corrected:
+        with pytest.raises(UserError, match="holds corrections, which labelling would overwrite"):
+            run(photos, out)
+    else:
+        assert run(photos, out)["complete"]
+
+
 def test_a_long_name_in_another_script_leaves_room_for_the_pictures(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
