@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.buckets import is_url
-from tasks.champion import Champion, load
+from tasks.champion import CARD, INFO, Champion, load
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.faces import Detector, FaceBox, make_detector
@@ -110,6 +110,10 @@ def make_settings(options: Label | None = None, champion: Path = CHAMPION) -> Se
     Raises:
         UserError: no champion, a damaged one, or no detector.
     """
+    # Of a folder with one of these, `load` says more.
+    if champion != CHAMPION and not any((champion / name).exists() for name in (INFO, CARD)):
+        no_folder = "" if champion.is_dir() else ", which is no folder"
+        raise UserError(f"no champion in {champion}{no_folder}; check the spelling of --champion")
     if not champion.exists() and not PARAMS.exists():
         raise UserError(f"no champion in {champion}; run ferflow in the folder of the pipeline, or name --champion")
     options = options or Label()

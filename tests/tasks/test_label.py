@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from conftest import ASTRONAUT, CHAMPION
 
 from tasks.champion import load
+from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS
 from tasks.faces import FaceBox
 from tasks.images import normalise
@@ -177,6 +179,20 @@ def test_the_key_of_settings_changes_with_what_decides():
     keys = {settings(**options).key for options in ({}, {"mirror": False}, {"detector": "haar"}, {"long_side": 320})}
     assert len(keys) == 4
     assert settings(min_confidence=0.9).key == settings().key
+
+
+def test_only_for_the_pipelines_own_folder_a_champion_is_to_be_built(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").touch()
+    Path("models/small").mkdir(parents=True)
+    for folder, message in {
+        "models/champoin": "no champion in models/champoin, which is no folder; check the spelling of --champion",
+        "models/small": "no champion in models/small; check the spelling of --champion",
+        "models/champion": "no champion in models/champion; build one with: dvc repro",
+    }.items():
+        with pytest.raises(UserError) as refused:
+            make_settings(champion=Path(folder))
+        assert str(refused.value) == message
 
 
 LABEL = """
