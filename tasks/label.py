@@ -86,7 +86,7 @@ class Labelled(NamedTuple):
     file: ImageFile
     status: str  # ok, no_face, unreadable, too_large, unsupported, failed
     reason: str = ""  # why there is no result
-    format: str = ""  # JPEG, PNG, ...
+    format: str = ""  # JPEG, PNG, ...; "WEBP, turned" if its EXIF says to turn it
     width: int | None = None  # px, upright
     height: int | None = None
     milliseconds: float = 0.0  # to read, decode and find faces
@@ -224,7 +224,9 @@ def refused(file: ImageFile, error: Exception) -> Labelled:
 
 def _find_faces(file: ImageFile, content: bytes, settings: Settings) -> _Found:
     header = read_header(content, settings.max_megapixels * 1e6)
-    known = Labelled(file, "ok", "", header.format, header.width, header.height)
+    # A form of its own: browsers do not turn WebP as its EXIF says.
+    form = f"{header.format}, turned" if header.format == "WEBP" and header.orientation != 1 else header.format
+    known = Labelled(file, "ok", "", form, header.width, header.height)
     whole = settings.whole or (header.width, header.height) == (FACE_SIZE, FACE_SIZE)
     cuts = look(partial(decode, content, header), header.width, settings, whole)
     faces = tuple(Face(cut.box, (), *cut.pictures()) for cut in cuts)

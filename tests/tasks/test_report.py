@@ -557,24 +557,28 @@ def test_a_failure_leaves_the_old_page(tmp_path: Path) -> None:
 
 
 def test_the_page_of_a_real_run_opens_every_photo(page: Page, tmp_path: Path) -> None:
-    """Files with difficult names, one that no browser shows, and one inside a zip archive."""
+    """Files with difficult names, one that no browser shows, one that none turns upright, and one inside a zip archive."""
     folder = tmp_path / "my photos"
     folder.mkdir()
     for name in (b"50% #1?.png", b"latin\xe9.png", "smile 😀\n.png".encode()):
         shutil.copy(ASTRONAUT, folder / os.fsdecode(name))
     with Image.open(ASTRONAUT) as image:
         image.save(folder / "plain.tiff")
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        image.transpose(Image.Transpose.ROTATE_180).save(folder / "turned.webp", exif=exif)
+        image.save(folder / "upright.webp")
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
         archive.write(HOPPER, "in/hopper.jpg")
     out = tmp_path / "labels"
     label_folder([str(folder), str(tmp_path / "more.zip")], out, champion=CHAMPION)
     page.open(out / "report.html")
     names = page.names()
-    assert len(names) == 5
+    assert len(names) == 7
     for name in names:
         page.open_crop(name)
         page.wait(lambda: page.script("return document.querySelector('.photo img')?.naturalWidth") == 512)
-        marked = name.endswith((".tiff", "in/hopper.jpg"))
+        marked = name.endswith((".tiff", "turned.webp", "in/hopper.jpg"))
         assert len(page.driver.find_elements("css selector", ".box")) == (0 if marked else 1)
         page.press(Keys.ESCAPE)
 
