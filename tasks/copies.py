@@ -211,7 +211,10 @@ def _as_aac(
         for time, packet in packets:
             for frame in packet.decode():
                 if begun < 0:
-                    begun = round((time - footage.start) * frame.sample_rate)
+                    said = float((packet.pts or 0) * packet.time_base)
+                    # Decoders leave out what some codecs need to get going: then it is heard later than the packet says.
+                    late = (said if frame.time is None else frame.time) - said
+                    begun = max(round((time + late - footage.start) * frame.sample_rate), 0)
                 frame.pts, begun = begun, begun + frame.samples
                 frame.time_base = Fraction(1, frame.sample_rate)
                 yield from ((time, encoded) for encoded in to.encode(frame))
