@@ -84,7 +84,7 @@ def video(
         float | None, typer.Option(min=0, help="Seconds between the frames that are looked at; 0: every frame.")
     ] = None,
     fps: Annotated[float | None, typer.Option(min=0.001, help="The same as frames a second.")] = None,
-    start: Annotated[float, typer.Option("--from", min=0, help="Seconds to leave out at the beginning.")] = 0.0,
+    start: Annotated[float | None, typer.Option("--from", min=0, help="Seconds to leave out at the beginning.")] = None,
     stop: Annotated[float | None, typer.Option("--to", min=0, help="The second to end at.")] = None,
     annotate: Annotated[
         bool | None, typer.Option(help="Copies of the videos with their faces marked; they keep their sound.")
@@ -109,16 +109,14 @@ def video(
     from tasks.params import load_footage, load_label
     from tasks.results import Outputs
 
-    if isinf(max(every or 0.0, start, stop or 0.0)):
+    if isinf(max(every or 0.0, start or 0.0, stop or 0.0)):
         raise UserError("--every, --from and --to take a number of seconds, not inf")
     if every is not None and fps is not None:
         raise UserError("--every and --fps say the same; give one of them")
-    if stop is not None and stop <= start:
+    if start is not None and stop is not None and stop <= start:
         raise UserError(f"--to {stop:g} is not after --from {start:g}")
-    every = 1 / fps if fps else every
-    footage = load_footage().model_copy(
-        update={"start": start, "stop": stop} | ({} if every is None else {"every": every})
-    )
+    given = {"every": 1 / fps if fps else every, "start": start, "stop": stop}
+    footage = load_footage({name: value for name, value in given.items() if value is not None})
     options = load_label({} if min_confidence is None else {"min_confidence": min_confidence})
     show_run(label_with_bars(files, out, options, champion, Outputs(annotate), workers, footage, only_videos=True), out)
 
@@ -227,7 +225,7 @@ def collect(
     """
     from tasks.buckets import is_url
     from tasks.collect import collect
-    from tasks.extra import EXTRA
+    from tasks.parse import EXTRA
 
     if is_url(labels):
         raise UserError(

@@ -79,6 +79,7 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
         f"| {split} | {info['data']['faces'][split]:,} | " + " | ".join(f"{scores[key]:.3f}" for key in columns) + " |"
         for split, scores in info["metrics"].items()
     ]
+    recipe = Candidate.model_validate(info["parameters"]["candidate"])
     stopped = info["training"]["stopped"]
     text = TEMPLATE.format(
         title=info["version"] if limit is None else f"{info['version']}, small edition",
@@ -99,10 +100,10 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
         megabytes=(folder / LITERT).stat().st_size / MILLION,
         file=LITERT,
         epochs=info["training"]["epochs"],
-        epochs_planned=info["parameters"]["candidate"]["epochs"],
-        which=which_weights(info["training"], info["parameters"]["candidate"]),
+        epochs_planned=recipe.epochs,
+        which=which_weights(info["training"], recipe),
         stopped="" if stopped == "finished" else f"; ended by `{stopped}`",
-        recipe=_recipe(info["parameters"]["candidate"]),
+        recipe=_recipe(recipe),
         timings=TIMINGS / f"{info['candidate']}.json",
         **info["parameters"]["train"],
         **info["size"],
@@ -110,12 +111,12 @@ def write_card(folder: Path, info: dict[str, Any], limit: float | None = None) -
     _write(folder, text)
 
 
-def which_weights(training: dict[str, Any], candidate: dict[str, Any]) -> str:
+def which_weights(training: dict[str, Any], recipe: Candidate) -> str:
     """Which weights of the training a champion has."""
-    if training["best_epoch"]:
+    if recipe.first_averaged is None:
         return f"those after epoch {training['best_epoch']}"
-    first = round(candidate["averaged"] * candidate["epochs"])  # from 0; cut short, there may be none after it
-    return "an average of the last ones (`averaged`)" if training["epochs"] > first + 1 else "those of the last epoch"
+    several = training["epochs"] > recipe.first_averaged + 1  # cut short, there may be none after the first
+    return "an average of the last ones (`averaged`)" if several else "those of the last epoch"
 
 
 def write_card_of_none(folder: Path, limit: float) -> None:
@@ -128,7 +129,7 @@ def _write(folder: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _recipe(candidate: dict[str, Any]) -> str:
+def _recipe(recipe: Candidate) -> str:
     """A candidate's recipe as YAML, without what has its default."""
-    recipe = Candidate.model_validate(candidate).model_dump(exclude_defaults=True)
-    return str(yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=120))
+    content = recipe.model_dump(exclude_defaults=True)
+    return str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))

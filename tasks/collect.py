@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from tasks.errors import UserError
 from tasks.expressions import EXPRESSIONS, label_of
-from tasks.extra import EXTRA, read_extra, refuse, unusable
+from tasks.extra import copies_that_disagree, read_extra, refuse, unusable
 from tasks.files import replacing
 from tasks.label import Face, Labelled
 from tasks.params import load
+from tasks.parse import EXTRA
 from tasks.pictures import CROPS, crop_names, face_and_label
 from tasks.results import CORRECTED, DELIMITERS, shown
 from tasks.sources import STORE
@@ -211,17 +212,6 @@ def _from_pictures(found: list[Picture]) -> list[Said]:
 def _contradiction(first: Said, second: Said) -> str:
     says = (f"{said.where} says {EXPRESSIONS[said.label]}" for said in (first, second))
     return " but ".join(says)
-
-
-def copies_that_disagree(rows: Iterable[Row]) -> list[str]:
-    """Corrections of copies of one photo that contradict each other: parse would drop them all."""
-    firsts: dict[bytes | None, Row] = {}
-    pairs = ((firsts.setdefault(row.pixels, row), row) for row in rows)
-    return [
-        f"{first.file} and {row.file}: copies of the same face with two labels"
-        for first, row in pairs
-        if first.label != row.label
-    ]
 
 
 def write_extra(rows: list[Row], out: Path) -> None:

@@ -25,9 +25,10 @@ import pyarrow.parquet
 
 from tasks.errors import UserError, explained
 from tasks.expressions import LABEL_OF_FOLDER
-from tasks.extra import EXTRA, check_extra, find_extra, read_extra
+from tasks.extra import check_extra, find_extra, read_extra
 from tasks.files import replacing, write_json
 from tasks.params import load
+from tasks.parse import EXTRA
 from tasks.paths import INGESTED
 from tasks.tables import (
     IGNORED_FOLDERS,

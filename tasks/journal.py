@@ -38,6 +38,8 @@ class Journal:
     def __init__(self, store: Store, url: str) -> None:
         self._store, self._connection = store, store.connection
         self._part = store.path.with_name(".part.sqlite")
+        # What a kill of an older version left would be rolled back into the next part: see `_attached`.
+        self._part.with_name(f"{self._part.name}-journal").unlink(missing_ok=True)
         self._bucket = bucket_of(url)
         self._url = inside(url, f"journal-{SCHEMA_VERSION}")  # parts of other versions are of no use
         self._shipped = time.monotonic()

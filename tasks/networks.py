@@ -6,6 +6,7 @@ To add one: write its function here, list it in NETWORKS, and name it in an entr
 """
 
 import json
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def build(network: str, side: int | None = FACE_SIZE, **options: Any) -> keras.Model:
+def build(network: str, side: int | None = FACE_SIZE, /, **options: Any) -> keras.Model:
     """Build the named network for faces of `side` px, None: of any size, with random (VGG16: ImageNet's) weights.
 
     Raises:
@@ -66,7 +67,7 @@ def build(network: str, side: int | None = FACE_SIZE, **options: Any) -> keras.M
         return NETWORKS[network]((side, side, 1), len(EXPRESSIONS), **options)
     except (TypeError, ValueError) as error:
         if side is not None:
-            reason = " ".join(str(error).split())
+            reason = re.sub(r"\x1b\[\d+m", "", " ".join(str(error).split()))  # Keras prints some in bold
             raise UserError(f"params.yaml, options of the network '{network}': {reason}") from error
         build(network, FACE_SIZE, **options)  # fails, too, if it is the options that are wrong
         raise UserError(

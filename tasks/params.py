@@ -3,7 +3,8 @@
 import difflib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
@@ -83,10 +84,15 @@ class Optimizer(Section):
     options: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _options_are_no_texts_of_numbers(self) -> "Optimizer":
+    def _options_are_numbers(self) -> "Optimizer":
+        # Keras refuses unknown names, but takes a wrong value until the first step, or passes it over.
         for name, value in self.options.items():
             if isinstance(value, str) and NUMBER.fullmatch(value):
                 raise ValueError(f"options.{name} is '{value}', a text; {EXPONENT}, and without quotes")
+            if not (value is None or (isinstance(value, int | float) and value >= 0)):
+                raise ValueError(f"options.{name} is {value!r}; it should be a number, not negative, or true or false")
+            if name == "ns_steps" and type(value) is not int:
+                raise ValueError(f"options.ns_steps is {value}; it should be a whole number")
         return self
 
 
@@ -189,9 +195,14 @@ class Candidate(Section):
             if name not in EXPRESSIONS:
                 raise ValueError(f"class_weights: no expression '{name}'{_nearest(name, list(EXPRESSIONS))}")
         ends = [size.until for size in self.sizes]
-        if ends != sorted(ends):
+        if ends != sorted(set(ends)):
             raise ValueError("each of `sizes` must end after the one before it")
         return self
+
+    @property
+    def first_averaged(self) -> int | None:
+        """The first epoch, from 0, whose weights are part of the average; None where there is none."""
+        return None if self.averaged is None else round(self.averaged * self.epochs)
 
 
 class Evaluate(Section):
@@ -266,6 +277,12 @@ class Footage(Section):
     start: NonNegativeFloat = 0.0  # s
     stop: PositiveFloat | None = None  # s
     smooth: NonNegativeFloat = 0.4  # s, over which expressions are averaged (standard deviation of a Gaussian)
+
+    @model_validator(mode="after")
+    def _has_a_part_to_look_at(self) -> "Footage":
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"stop, {self.stop:g} s, must come after start, {self.start:g} s")
+        return self
 
 
 class Drift(Section):
@@ -381,21 +398,30 @@ def load_label(options: Mapping[str, Any] = MappingProxyType({}), path: Path = P
     for name, value in options.items():
         section = values.get(name)
         values[name] = section | dict(value) if isinstance(section, dict) and isinstance(value, Mapping) else value
-    try:
+    with _named("label"):
         return Label.model_validate(values)
-    except ValidationError as error:
-        problems = [problem | {"loc": ("label", *problem["loc"])} for problem in error.errors()]
-        raise UserError("; ".join(map(_describe, problems))) from error
 
 
-def load_footage(path: Path = PARAMS) -> Footage:
-    """The section `video`, or its defaults where there is no params.yaml; UserError as `load`."""
-    return load(path).video if path.exists() else Footage()
+def load_footage(options: Mapping[str, Any] = MappingProxyType({}), path: Path = PARAMS) -> Footage:
+    """The section `video`, or its defaults, with the keys in `options` in their place; UserError as `load_label`."""
+    values = (load(path).video if path.exists() else Footage()).model_dump() | dict(options)
+    with _named("video"):
+        return Footage.model_validate(values)
 
 
 def load_drift(path: Path = PARAMS) -> Drift:
     """The section `drift`, or its defaults where there is no params.yaml; UserError as `load`."""
     return load(path).drift if path.exists() else Drift()
+
+
+@contextmanager
+def _named(section: str) -> Iterator[None]:
+    """Turn what is wrong with a section that is validated alone into a UserError that names it."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = [problem | {"loc": (section, *problem["loc"])} for problem in error.errors()]
+        raise UserError("; ".join(map(_describe, problems))) from error
 
 
 def _line(error: yaml.YAMLError) -> str:
@@ -409,6 +435,8 @@ def _describe(error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"]) or "the file"
     if error["type"] == "extra_forbidden":
         return f"unknown key {place}{_nearest(str(error['loc'][-1]), _keys(error['loc'][:-1]))}"
+    if error["type"] == "invalid_key":
+        return f"unknown key {place}, which is no text"
     if error["type"] == "missing":
         return f"{place} is missing"
     if error["type"] == "value_error":
@@ -416,7 +444,7 @@ def _describe(error: Any) -> str:
     expected = re.sub("^(Input|List|Dictionary) ", "", error["msg"]).partition(" or instance of")[0]
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         expected = "should be a section of keys and values"
-    if error["type"] == "float_type" and "e" in str(error["input"]).lower():
+    if error["type"] == "float_type" and NUMBER.fullmatch(str(error["input"])):
         expected += f"; {EXPONENT}"
     return f"{place} is {error['input']!r}; it {expected}"
 

@@ -4,7 +4,8 @@
 
 Reads data/ingested/, writes data/arrays/: for each split SPLIT.npy (float32, (N, 48, 48, 1), in [0, 1], can be memory-mapped),
 SPLIT_labels.npy (int64, (N,)) and SPLIT_rows.npy (int32, (N,), lines of the csv); and data/quality/: rejected.csv, quality.json,
-samples.png. Train loses exact copies of val and test images and copies within itself; val and test stay as they are.
+samples.png. Train loses exact copies of val and test images and copies within itself; val and test stay as they are. Of copies
+with different labels, a person's own row (tasks/extra.py) wins; the data set's leave altogether.
 """
 
 import csv
@@ -27,6 +28,7 @@ from tasks.params import load
 from tasks.paths import ARRAYS, INGESTED, QUALITY
 from tasks.pixels import PIXELS, PixelReader
 
+EXTRA = "extra"  # the folder, below that of the data set, of a person's own rows: tasks/extra.py
 LABELS = tuple(str(label) for label in range(len(EXPRESSIONS)))
 BLANK_DEVIATION = 1.0  # grey levels; an image whose pixels deviate less shows nothing
 BLANK_RANGE = 48  # a wider range over 2,304 pixels deviates by 1 at least; looked at first because it is cheap
@@ -51,10 +53,11 @@ class Faces(NamedTuple):
     labels: NDArray[np.int64]  # (N,)
     splits: NDArray[np.str_]  # (N,), of SPLITS
     rows: NDArray[np.int32]  # (N,)
+    own: NDArray[np.bool_]  # (N,), whether a person has added the row to the data set
 
     def only(self, chosen: NDArray[np.bool_] | slice) -> "Faces":
         """The rows where `chosen`, shape (N,), is true, or those of a slice."""
-        return Faces(self.pixels[chosen], self.labels[chosen], self.splits[chosen], self.rows[chosen])
+        return Faces._make(column[chosen] for column in self)
 
 
 def parse_rows(batches: Iterable[pa.RecordBatch], rows: int) -> tuple[Faces, list[Rejected]]:
@@ -62,12 +65,12 @@ def parse_rows(batches: Iterable[pa.RecordBatch], rows: int) -> tuple[Faces, lis
     reader = PixelReader()
     # Of the full size from the start: the faces are the bulk of the memory, and joining parts would need it twice.
     pixels, labels = np.empty((rows, PIXELS), np.uint8), np.empty(rows, np.int64)
-    faces = Faces(pixels, labels, np.empty(rows, "U5"), np.empty(rows, np.int32))
+    faces = Faces(pixels, labels, np.empty(rows, "U5"), np.empty(rows, np.int32), np.empty(rows, bool))
     count, rejected = 0, []
     for batch in batches:
         usable, unusable = _parse_batch(batch, reader)
         place = slice(count, count + len(usable.rows))
-        faces.pixels[place], faces.labels[place], faces.splits[place], faces.rows[place] = usable
+        faces.pixels[place], faces.labels[place], faces.splits[place], faces.rows[place], faces.own[place] = usable
         count = place.stop
         rejected += unusable
     return faces.only(slice(count)), rejected
@@ -84,6 +87,7 @@ def _parse_batch(batch: pa.RecordBatch, reader: PixelReader) -> tuple[Faces, lis
         np.array([LABELS.index(labels[i]) for i in usable], np.int64),
         np.array([splits[i] for i in usable], "U5"),
         np.array([rows[i] for i in usable], np.int32),
+        np.array([files[i].split("/")[-2:-1] == [EXTRA] for i in usable], bool),
     )
     return faces, rejected
 
@@ -118,6 +122,8 @@ def _key(face: NDArray[np.uint8]) -> bytes:
 def without_twins(faces: Faces) -> tuple[Faces, dict[str, int]]:
     """Drop from train what val or test also show, copies of a kept face, and faces whose copies disagree on the label.
 
+    A person's own row wins over others that disagree with it, which `corrected` then counts: it was written to correct them.
+
     Returns:
         The remaining faces in their order, and how many train rows each rule dropped.
     """
@@ -131,14 +137,17 @@ def without_twins(faces: Faces) -> tuple[Faces, dict[str, int]]:
         ours = [i for i in group if train[i]]
         if len(group) == 1 or not ours:
             continue
+        own = [i for i in ours if faces.own[i]]
         if len(ours) < len(group):
             reason, drop = "in_val_or_test", ours
-        elif len(set(faces.labels[ours].tolist())) > 1:
-            reason, drop = "labels_disagree", ours
-        else:
+        elif len(set(faces.labels[ours].tolist())) == 1:
             reason, drop = "copy_in_train", ours[1:]
+        elif len(set(faces.labels[own].tolist())) == 1:
+            reason, drop = "corrected", [i for i in ours if i != own[0]]
+        else:
+            reason, drop = "labels_disagree", ours
         keep[drop] = False
-        dropped[reason] += len(drop)
+        dropped[reason] = dropped.get(reason, 0) + len(drop)
     return faces.only(keep), dropped
 
 
@@ -194,6 +203,16 @@ def check(report: dict[str, Any], rejected: list[Rejected], most: float) -> None
         raise UserError(f"no usable row of {usages}; FER2013 has Training, PublicTest and PrivateTest: is it whole?")
 
 
+def missing(report: dict[str, Any]) -> list[str]:
+    """A line for each split that lacks expressions: what they are, and what that means."""
+    lines = []
+    for split in SPLITS:
+        names = [name for name, count in report["faces"][split].items() if not count]
+        meaning = "networks cannot learn that" if split == "train" else "how well networks do there is not measured"
+        lines += [f"no face of {split} shows {', '.join(names)}: {meaning}"] if names else []
+    return lines
+
+
 def write_rejected(rejected: list[Rejected], path: Path) -> None:
     """Write rejected rows as a csv with the columns of Rejected."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -213,9 +232,9 @@ def write_arrays(faces: Faces) -> None:
         for split in SPLITS:
             indices = np.flatnonzero(faces.splits == split)
             shape = (len(indices), FACE_SIZE, FACE_SIZE, 1)
-            _write_npy(create(f"{split}.npy"), np.dtype(np.float32), shape, _network_input(faces, indices))
+            write_npy(create(f"{split}.npy"), np.dtype(np.float32), shape, _network_input(faces, indices))
             for suffix, column in (("labels", faces.labels[indices]), ("rows", faces.rows[indices])):
-                _write_npy(create(f"{split}_{suffix}.npy"), column.dtype, column.shape, [column])
+                write_npy(create(f"{split}_{suffix}.npy"), column.dtype, column.shape, [column])
 
 
 def _network_input(faces: Faces, indices: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
@@ -224,7 +243,7 @@ def _network_input(faces: Faces, indices: NDArray[np.int64]) -> Iterator[NDArray
         yield normalise(faces.pixels[indices[start : start + CHUNK]].reshape(-1, FACE_SIZE, FACE_SIZE))
 
 
-def _write_npy(file: IO[bytes], dtype: Any, shape: tuple[int, ...], chunks: Iterable[NDArray[Any]]) -> None:
+def write_npy(file: IO[bytes], dtype: Any, shape: tuple[int, ...], chunks: Iterable[NDArray[Any]]) -> None:
     """What np.save writes, without the whole array in memory, and with the error number when the disk is full."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -277,6 +296,10 @@ def main() -> None:
     write_samples(faces, QUALITY / "samples.png")
     write_arrays(faces)
     print(f"{len(faces.rows):,} faces; {len(rejected):,} rows rejected; {sum(dropped.values()):,} dropped from train")
+    if "corrected" in dropped:
+        print(f"{dropped['corrected']:,} of these for rows of {EXTRA}/ that show the same face and correct its label")
+    for line in missing(report):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,11 @@ def score(probabilities: Probabilities, labels: Labels, temperature: float, bins
     """The headline measures of one split, rounded to four digits.
 
     `log_loss` and `calibration_error` are of calibrated probabilities, `..._raw` of the network's own. `largest_share` is
-    the share of faces that get the most frequent answer: near 1, the network has collapsed.
+    the share of faces that get the most frequent answer: near 1, the network has collapsed. Means and the lowest recall are of
+    expressions that the split shows: others have no recall.
     """
     calibrated = calibrate(probabilities, temperature)
-    classes = per_class(probabilities, labels)
+    classes = [each for each in per_class(probabilities, labels) if each.faces]
     answers = np.bincount(probabilities.argmax(axis=1), minlength=len(LABELS))
     measures = {
         "accuracy": accuracy(probabilities, labels),

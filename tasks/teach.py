@@ -18,7 +18,7 @@ from tasks.errors import UserError, explained
 from tasks.expressions import EXPRESSIONS
 from tasks.files import replacing
 from tasks.params import Candidate, named_candidate
-from tasks.parse import load_split
+from tasks.parse import load_split, write_npy
 from tasks.paths import DATA
 
 BATCH = 256
@@ -70,7 +70,7 @@ def main() -> None:
         raise UserError(f"params.yaml: `teachers` has no '{name}', so its answers have no folder")
     taught = answers(networks.load_trained(name), load_split("train")[0])
     with replacing(DATA / params.teachers[name] / f"{name}.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, taught)
+        write_npy(file, taught.dtype, taught.shape, [taught])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from tasks.expressions import EXPRESSIONS, FACE_SIZE
 from tasks.files import replacing, sha256, write_json
 from tasks.muon import ConvolutionMuon
 from tasks.params import Candidate, Params, Train, named_candidate
-from tasks.parse import load_split
+from tasks.parse import load_split, write_npy
 from tasks.paths import CANDIDATES, UNFINISHED
 from tasks.recall import raise_recall
 from tasks.self_taught import SelfTaught
@@ -55,11 +55,6 @@ def load_data(recipe: Candidate) -> Data:
     return Data([faces], targets(labels, recipe), *load_split("val"))
 
 
-def first_averaged(recipe: Candidate) -> int | None:
-    """The first epoch, from 0, whose weights are part of the average; None where there is none."""
-    return None if recipe.averaged is None else round(recipe.averaged * recipe.epochs)
-
-
 def make_optimizer(recipe: Candidate, steps: int) -> keras.optimizers.Optimizer:
     """The recipe's optimizer for `steps` updates; its rate is constant or a warm-up and cosine to zero, or to a rate held."""
     rate: Any = recipe.optimizer.learning_rate
@@ -68,8 +63,8 @@ def make_optimizer(recipe: Candidate, steps: int) -> keras.optimizers.Optimizer:
         rate = keras.optimizers.schedules.CosineDecay(
             0.0, max(1, steps - warm_up), warmup_target=rate, warmup_steps=warm_up
         )
-        if (first := first_averaged(recipe)) is not None:
-            rate = Held(rate, first * steps // recipe.epochs)
+        if recipe.first_averaged is not None:
+            rate = Held(rate, recipe.first_averaged * steps // recipe.epochs)
     makers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD, "muon": ConvolutionMuon}
     try:
         return makers[recipe.optimizer.name](rate, **recipe.optimizer.options)
@@ -96,13 +91,31 @@ def split_at(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
     """Cut a sequential trunk: the layers up to and with `layer` (frozen), and those after it (trained).
 
     Raises:
-        UserError: the model has no such layer.
+        UserError: the model has no such layer, or cannot be cut there.
     """
     names = [each.name for each in model.layers]
     if layer not in names:
         raise UserError(f"params.yaml: frozen_until names '{layer}'; the network's layers are {', '.join(names)}")
     cut = model.get_layer(layer).output
-    return keras.Model(model.input, cut), keras.Model(cut, model.output)
+    try:
+        return keras.Model(model.input, cut), keras.Model(cut, model.output)
+    except ValueError as error:
+        raise UserError(
+            f"params.yaml: frozen_until names '{layer}', where the network cannot be cut: later layers need more than its "
+            "output, or none is left to train"
+        ) from error
+
+
+def check_sizes(model: keras.Model, recipe: Candidate) -> None:
+    """Raise UserError if the network halves the recipe's smallest pictures to nothing: within a training, nothing tells."""
+    for side in (size.pixels for size in recipe.sizes):
+        try:
+            model.compute_output_shape((1, side, side, 1))
+        except ValueError as error:
+            raise UserError(
+                f"params.yaml: the network '{recipe.network}' halves pictures more often than those of {side} px (`sizes`) "
+                "can be; give it larger ones, or fewer stages"
+            ) from error
 
 
 def frozen(trunk: keras.Model, data: Data, mirror: bool, folder: Path) -> Data:
@@ -117,13 +130,13 @@ def frozen(trunk: keras.Model, data: Data, mirror: bool, folder: Path) -> Data:
 
 
 def _features(trunk: keras.Model, faces: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
-    if path.exists():
-        features: NDArray[np.float32] = np.load(path)
-        return features
+    with suppress(FileNotFoundError, EOFError, ValueError):  # the last two: what a power cut may leave
+        kept: NDArray[np.float32] = np.load(path)
+        return kept
     print(f"computing frozen features of {len(faces):,} faces, once", flush=True)
-    features = trunk.predict(faces, batch_size=VAL_BATCH, verbose=VERBOSE).astype(np.float32)
+    features: NDArray[np.float32] = trunk.predict(faces, batch_size=VAL_BATCH, verbose=VERBOSE).astype(np.float32)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, features)
+        write_npy(file, features.dtype, features.shape, [features])
     return features
 
 
@@ -138,7 +151,7 @@ def train(name: str, params: Params) -> None:
         fingerprint,
         make_callbacks(name, recipe),
         params.train.max_minutes,
-        first_averaged(recipe),
+        recipe.first_averaged,
     )
     checkpoint.precision = precision.use(checkpoint.precision or recipe.precision)
     print(f"{name}: computing in {checkpoint.precision}", flush=True)
@@ -147,6 +160,7 @@ def train(name: str, params: Params) -> None:
     strategy = "none" if recipe.frozen_until or recipe.self_taught else params.train.strategy
     with devices(strategy, recipe.batch):
         model = trained = networks.build(recipe.network, None if recipe.sizes else FACE_SIZE, **recipe.options)
+        check_sizes(model, recipe)
         if recipe.frozen_until:
             trunk, trained = split_at(model, recipe.frozen_until)
             kept = UNFINISHED / name / f"{fingerprint[:12]}-{checkpoint.precision}"
@@ -192,9 +206,14 @@ def devices(strategy: str, batch: int) -> AbstractContextManager[Any]:
 
 
 def make_callbacks(name: str, recipe: Candidate) -> list[keras.callbacks.Callback]:
-    """Keras's callbacks that the recipe asks for, and DVCLive's log, begun anew: the checkpoint replays what is done."""
+    """Keras's callbacks that the recipe asks for, and DVCLive's log, begun anew: the checkpoint replays what is done.
+
+    Raises:
+        UserError: Git's repository has no commit yet, to which DVCLive could refer.
+    """
     from dvclive.keras import DVCLiveCallback
     from dvclive.live import Live
+    from scmrepo.exceptions import SCMError
 
     callbacks: list[keras.callbacks.Callback] = []
     if recipe.plateau:
@@ -203,8 +222,14 @@ def make_callbacks(name: str, recipe: Candidate) -> list[keras.callbacks.Callbac
         callbacks.append(keras.callbacks.EarlyStopping("val_loss", patience=recipe.early_stopping))
     history = CANDIDATES / name / "history"
     shutil.rmtree(history, ignore_errors=True)
-    callbacks.append(DVCLiveCallback(live=Live(str(history), dvcyaml=None, save_dvc_exp=False, report=None)))
-    return callbacks
+    try:
+        live = Live(str(history), dvcyaml=None, save_dvc_exp=False, report=None)
+    except SCMError as error:
+        raise UserError(
+            f"DVCLive's log of a training refers to a commit, and Git says: {error}. "
+            'If there is none yet, make one: git add --all && git commit -m "My pipeline"'
+        ) from error
+    return [*callbacks, DVCLiveCallback(live=live)]
 
 
 def compile_for(model: keras.Model, recipe: Candidate, steps: int) -> None:

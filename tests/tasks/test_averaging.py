@@ -38,7 +38,7 @@ def test_what_is_left_of_a_training_is_the_mean_of_its_last_weights(data, tmp_pa
     passed = []
     keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: passed.append(model.get_weights()[0]))
     model = networks.build(AVERAGED.network, **AVERAGED.options)
-    checkpoint = Checkpoint(tmp_path / "epochs.npz", "", [keep], 1.0, stage.first_averaged(AVERAGED))
+    checkpoint = Checkpoint(tmp_path / "epochs.npz", "", [keep], 1.0, AVERAGED.first_averaged)
     stage.fit(model, data, AVERAGED, SEED, checkpoint)
     np.testing.assert_allclose(checkpoint.kept[0], np.mean(passed[4:], axis=0), atol=1e-6)
     assert np.abs(checkpoint.kept[0] - passed[-1]).max() > 1e-3
@@ -46,7 +46,7 @@ def test_what_is_left_of_a_training_is_the_mean_of_its_last_weights(data, tmp_pa
 
 def test_cut_before_there_is_anything_to_average_the_last_weights_are_kept(data, tmp_path) -> None:
     model = networks.build(AVERAGED.network, **AVERAGED.options)
-    checkpoint = Checkpoint(tmp_path / "epochs.npz", "", [], 0.0, stage.first_averaged(AVERAGED))
+    checkpoint = Checkpoint(tmp_path / "epochs.npz", "", [], 0.0, AVERAGED.first_averaged)
     stage.fit(model, data, AVERAGED, SEED, checkpoint)
     assert (checkpoint.epochs, checkpoint.stopped) == (1, "max_minutes")
     np.testing.assert_array_equal(checkpoint.kept[0], model.get_weights()[0])

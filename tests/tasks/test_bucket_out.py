@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -303,6 +305,18 @@ def test_what_lies_beside_the_parts_is_no_part(photos, another_machine):
     another_machine()
     assert run(outputs=Outputs())["images"]["labelled"] == 0
     assert set(photos.keys("photos/labels/journal-3/")) == {*others, "photos/labels/journal-3/00000000.sqlite"}
+
+
+def test_what_an_older_version_left_half_written_empties_no_part(photos, another_machine, tmp_path):
+    """Its SQLite, killed, left a journal by whose name the next file called so is rolled back."""
+    run()
+    another_machine()
+    with closing(sqlite3.connect(tmp_path / "old.sqlite")) as old:
+        old.executescript("PRAGMA cache_size = 1; CREATE TABLE images (key)")
+        old.executemany("INSERT INTO images VALUES (?)", [("x" * 3000,)] * 50)
+        folder_of(OUT).mkdir(parents=True)
+        shutil.copy(tmp_path / "old.sqlite-journal", folder_of(OUT) / ".part.sqlite-journal")
+    assert run(outputs=Outputs())["images"]["labelled"] == 0
 
 
 def test_a_bucket_that_was_emptied_starts_anew(photos):

@@ -1,8 +1,10 @@
 """What a champion's card says; that it is written with the champion is tested in test_promote.py."""
 
 import pytest
+from conftest import CANDIDATES
 
 from tasks.card import which_weights
+from tasks.params import Candidate
 
 
 @pytest.mark.parametrize(
@@ -16,4 +18,5 @@ from tasks.card import which_weights
 )
 def test_the_weights_are_those_that_the_training_kept(epochs: int, best: int | None, words: str) -> None:
     training = {"epochs": epochs, "best_epoch": best}
-    assert which_weights(training, {"epochs": 60, "averaged": 0.7 if best is None else None}) == words
+    recipe = {"epochs": 60, "averaged": 0.7 if best is None else None}
+    assert which_weights(training, Candidate.model_validate(CANDIDATES["muon"] | recipe)) == words

@@ -536,6 +536,16 @@ def test_the_first_bad_extra_rows_are_told_and_the_others_counted(workspace: Pat
     )
 
 
+def test_extra_rows_that_contradict_each_other_refuse_all(workspace: Path) -> None:
+    write("fer2013.csv", CSV)
+    extra("a.csv", OWN_ROWS)
+    extra("b.csv", [OWN_ROWS[0], (5, OWN_TEXTS[1], "Training")])
+    assert complaint() == (
+        "ferflow: data/raw/extra/a.csv, row 3 and data/raw/extra/b.csv, row 3: copies of the same face with two labels. "
+        "Extra rows are taken all or not at all: mend these or remove them"
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -563,6 +573,21 @@ def test_a_broken_extra_file_leaves_the_old_table(workspace: Path) -> None:
     with pytest.raises(SystemExit, match=r"extra/gone.csv: no such file"):
         ingest.main()
     assert [(path.name, path.read_bytes()) for path in sorted(TABLE.parent.iterdir())] == before
+
+
+def test_an_extra_row_wins_over_a_training_row_of_the_same_face_and_that_is_told(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("fer2013.csv", CSV)
+    extra("a.csv", [(6, TEXTS[0], "Training"), (6, TEXTS[0], "Training"), (6, TEXTS[1], "Training")])
+    ingest.main()
+    parse.main()
+    arrays = Path("data/arrays")
+    assert np.load(arrays / "train_rows.npy").tolist() == [5, 7 + 2]
+    assert np.load(arrays / "train_labels.npy").tolist() == [1, 6]
+    dropped = json.loads(Path("data/quality/quality.json").read_text())["dropped_from_train"]
+    assert dropped == {"in_val_or_test": 1, "copy_in_train": 0, "labels_disagree": 0, "corrected": 2}
+    assert "\n2 of these for rows of extra/ that show the same face and correct its label\n" in capsys.readouterr().out
 
 
 def test_extra_rows_that_copy_val_or_test_or_each_other_leave_again(workspace: Path) -> None:

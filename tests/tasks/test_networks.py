@@ -47,6 +47,11 @@ def test_unknown_networks_and_options_are_named() -> None:
         networks.build("resnet")
     with pytest.raises(UserError, match=r"options of the network 'residual': .* unexpected keyword argument 'width'"):
         networks.build("residual", width=3)
+    with pytest.raises(UserError, match=r"options of the network 'residual': .* unexpected keyword argument 'side'"):
+        networks.build("residual", **{"side": 64})
+    with pytest.raises(UserError, match=r"options of the network 'vgg_like': .*would be zero or negative") as error:
+        networks.build("vgg_like", widths=[4] * 7)
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("side", [48, None])
@@ -64,9 +69,9 @@ def test_an_impossible_option_is_told_whatever_sizes_faces_have(side, network, o
 
 
 def test_a_network_made_for_one_size_says_so() -> None:
-    assert networks.build("residual", side=None).input_shape == (None, None, None, 1)
+    assert networks.build("residual", None).input_shape == (None, None, None, 1)
     with pytest.raises(UserError, match="the network 'modelo_01' is made for one size of face; it can have no `sizes`"):
-        networks.build("modelo_01", side=None)
+        networks.build("modelo_01", None)
 
 
 def test_fused_normalisation_computes_what_keras_computes() -> None:

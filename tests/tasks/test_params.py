@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tasks.errors import UserError
-from tasks.params import Drift, Label, load, load_drift, load_label
+from tasks.params import Drift, Footage, Label, load, load_drift, load_footage, load_label
 
 COMMITTED = Path(__file__).parents[2] / "params.yaml"
 
@@ -49,6 +49,16 @@ def test_the_committed_file_is_right() -> None:
         ("until: 0.6, share: 0.6", "until: 1.0, share: 0.6", "after self_taught.until no epoch is left"),
         ("averaged: 0.7", "averaged: 0.7\n    early_stopping: 8", "`averaged` holds the rate to the last epoch"),
         ("weight_decay: 0.01,", "weight_decay: 1e-2,", "optimizer: options.weight_decay is '1e-2', a text; YAML reads"),
+        (
+            "momentum: 0.9",
+            "momentum: much",
+            "optimizer: options.momentum is 'much'; it should be a number, not negative",
+        ),
+        ("ns_steps: 4,", "ns_steps: 4.0,", "optimizer: options.ns_steps is 4.0; it should be a whole number"),
+        ("global_clipnorm: 5.0", "global_clipnorm: -5.0", "optimizer: options.global_clipnorm is -5.0; it should be a"),
+        ("{until: 0.3, pixels: 32}", "{until: 0.6, pixels: 32}", "each of `sizes` must end after the one before it"),
+        ("max_rejected: 0.01", "max_rejected: true", "parse.max_rejected is True; it should be a valid number"),
+        ("seed: 7", "seed: 7\n  1: 2", "unknown key train.1, which is no text"),
         ("factor: 0.9", "factor: 1.0", "plateau.factor is 1.0; it should be less than 1"),
         (
             "    self_taught:",
@@ -76,6 +86,7 @@ def test_the_committed_file_is_right() -> None:
         ("max_rejected: 0.01", "max_rejected: 1.5", "parse.max_rejected is 1.5; it should be less than or equal to 1"),
         ("max_rejected: 0.01", "max_rejected: .nan", "parse.max_rejected is nan"),
         ("every: 0.2", "every: .inf", "video.every is inf"),
+        ("every: 0.2", "start: 5.0\n  stop: 5.0", "video: stop, 5 s, must come after start, 5 s"),
         ("max_rejected: 0.01", "max_rejected: 1e-2", "YAML reads a number with an exponent only with its point"),
         ("source: data/raw", "source: [data/raw]", "ingest.source is ['data/raw']; it should be a valid string"),
         (
@@ -152,6 +163,15 @@ def test_options_win_over_the_section_label_key_by_key(tmp_path: Path) -> None:
     assert (section.min_confidence, section.yunet.overlap, section.yunet.min_score) == (0.8, 0.5, 0.7)
     nowhere.write_text(COMMITTED.read_text().replace("mirror: true  #", "mirror: false  #"))
     assert load_label({"whole": True}, nowhere) == Label(mirror=False, whole=True)
+
+
+def test_options_win_over_the_section_video_and_agree_with_the_rest_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    assert load_footage({}, path) == Footage() == load_footage({}, COMMITTED)
+    path.write_text(COMMITTED.read_text().replace("every: 0.2", "every: 0.5\n  start: 10.0\n  stop: 60.0"))
+    assert load_footage({"start": 20.0}, path) == Footage(every=0.5, start=20.0, stop=60.0)
+    with pytest.raises(UserError, match=r"^video: stop, 60 s, must come after start, 90 s$"):
+        load_footage({"start": 90.0}, path)
 
 
 @pytest.mark.parametrize(

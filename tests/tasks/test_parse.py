@@ -167,6 +167,13 @@ def test_a_split_without_rows_fails_the_stage(workspace: Path) -> None:
         build([line(i, usage="Training") for i in range(9)])
 
 
+def test_an_expression_that_a_split_lacks_is_told(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build([line(i) for i in range(len(FACES)) if i % 3 != 1 or i % 7 not in (1, 2)])
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == "no face of val shows disgust, fear: how well networks do there is not measured"
+    assert not any("train" in each or "test" in each for each in told[2:-1])
+
+
 def test_without_a_table_it_says_what_to_do(workspace: Path) -> None:
     words = "ferflow: no data/ingested/faces.parquet, or a damaged one; build it with: dvc repro ingest"
     for content in (None, b"", b"no parquet at all"):
@@ -236,13 +243,17 @@ def test_twins_leave_train_and_each_decision_is_counted(workspace: Path) -> None
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6), st.sampled_from(SPLITS)), max_size=14))
-def test_what_dropping_twins_leaves(rows: list[tuple[int, int, str]]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6), st.sampled_from(SPLITS)), max_size=14),
+    st.lists(st.booleans(), min_size=14, max_size=14),
+)
+def test_what_dropping_twins_leaves(rows: list[tuple[int, int, str]], own: list[bool]) -> None:
     faces = Faces(
         np.repeat(np.array([face for face, _, _ in rows], np.uint8)[:, np.newaxis], PIXELS, axis=1),
         np.array([label for _, label, _ in rows], np.int64),
         np.array([split for _, _, split in rows], "U5"),
         np.arange(len(rows), dtype=np.int32),
+        np.array(own[: len(rows)], bool),
     )
     left, dropped = without_twins(faces)
     kept = [rows[i] for i in left.rows]
@@ -253,8 +264,10 @@ def test_what_dropping_twins_leaves(rows: list[tuple[int, int, str]]) -> None:
     assert len(train) == len(set(train)) and not others & set(train)
     assert sum(dropped.values()) == len(rows) - len(kept)
     for face in {face for face, _, split in rows if split == "train"} - others:  # a face is lost only over its label
-        labels = {label for other, label, split in rows if other == face and split == "train"}
-        assert (face in train) == (len(labels) == 1)
+        ours = [i for i, (other, _, split) in enumerate(rows) if other == face and split == "train"]
+        labels, corrections = {rows[i][1] for i in ours}, {rows[i][1] for i in ours if own[i]}
+        assert (face in train) == (len(labels) == 1 or len(corrections) == 1)
+        assert (face, min(corrections or labels), "train") in kept or face not in train
     val, test = ([face for face, _, split in rows if split == name] for name in ("val", "test"))
     assert copies_kept(left) == {
         "val": len(val) - len(set(val)),

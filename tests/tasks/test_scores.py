@@ -41,7 +41,8 @@ def test_scores_of_a_known_answer() -> None:
     measures = scores.score(probabilities, labels, 1.0, 15)
     assert measures["accuracy"] == scores.accuracy(2 * probabilities, labels) == 0.75
     assert measures["largest_share"] == 0.5
-    assert measures["lowest_recall"] == 0  # of expressions never shown
+    assert measures["lowest_recall"] == 0.5  # an expression never shown has none
+    assert measures["mean_recall"] == pytest.approx((0.5 + 1 + 1) / 3, abs=1e-4)
     assert measures["calibration_error"] == pytest.approx(0.19, abs=1e-3)
     classes = {each.expression: each for each in scores.per_class(probabilities, labels)}
     assert (classes["angry"].recall, classes["angry"].precision, classes["angry"].faces) == (0.5, 1.0, 2)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -10,7 +12,7 @@ from tasks import train as stage
 from tasks.backend import keras
 from tasks.batches import schedule, training_batches
 from tasks.checkpoint import Checkpoint
-from tasks.errors import UserError
+from tasks.errors import UserError, explaining
 from tasks.expressions import EXPRESSIONS
 from tasks.images import normalise
 from tasks.params import Candidate, Optimizer, Size, load
@@ -77,7 +79,7 @@ class Counted(keras.Model):
 def test_the_training_step_is_traced_once(tmp_path: Path) -> None:
     """Twice, if it makes variables: that is seconds of every start."""
     keras.config.set_dtype_policy("float32")
-    network = networks.build("vgg_like", side=48, widths=[4, 4, 4])
+    network = networks.build("vgg_like", 48, widths=[4, 4, 4])
     model = Counted(network.inputs, network.outputs)
     stage.fit(model, data(*numbered(8)), RECIPE, 7, Checkpoint(tmp_path / "epochs.npz", "fingerprint", [], 1.0))
     assert model.traced == 1
@@ -87,7 +89,7 @@ def test_a_network_trained_on_several_sizes_is_saved_for_one(tmp_path: Path) -> 
     recipe = RECIPE.model_copy(update={"sizes": [Size(until=0.5, pixels=32)], "mixup": 0.2})
     keras.config.set_dtype_policy("float32")
     faces, answers = numbered(8)
-    model = networks.build("residual", side=None, widths=[4, 8], blocks=[1, 1])
+    model = networks.build("residual", None, widths=[4, 8], blocks=[1, 1])
     checkpoint = Checkpoint(tmp_path / "tiny" / "epochs.npz", "fingerprint", [], 1.0)
     stage.fit(model, data(faces / 8, answers), recipe, 7, checkpoint)
     assert checkpoint.epochs == 3
@@ -147,6 +149,18 @@ def test_a_training_goes_on_in_the_numbers_it_began_with(tmp_path, monkeypatch, 
     assert "small: continuing after epoch 1 of 1\n" in said
 
 
+def test_a_repository_without_a_commit_is_told_before_anything_is_computed(tmp_path, monkeypatch) -> None:
+    """As one has it who unpacks a release and begins a repository of it."""
+    monkeypatch.chdir(tmp_path)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, check=True)
+    with pytest.raises(UserError, match=r"Git says: Empty git repo\. If there is none yet, make one: git add --all"):
+        stage.make_callbacks("small", RECIPE)
+    author = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
+    subprocess.run(["git", *author, "commit", "-q", "-m", "a commit"], check=True)
+    assert stage.make_callbacks("small", RECIPE)
+
+
 def test_the_fast_recipe_learns_the_made_set(tmp_path: Path) -> None:
     """In half a minute on two cores that do nothing else."""
     rng = np.random.default_rng(0)
@@ -158,7 +172,7 @@ def test_the_fast_recipe_learns_the_made_set(tmp_path: Path) -> None:
     keras.utils.set_random_seed(7)
     precision.use(recipe.precision)
     checkpoint = Checkpoint(tmp_path / "small" / "epochs.npz", "fingerprint", [], max_minutes=15.0)
-    stage.fit(networks.build(recipe.network, side=None, **recipe.options), made, recipe, 7, checkpoint)
+    stage.fit(networks.build(recipe.network, None, **recipe.options), made, recipe, 7, checkpoint)
     assert max(log["val_accuracy"] for log in checkpoint.logs) >= 0.9
 
 
@@ -185,6 +199,31 @@ def test_a_trunk_is_cut_where_asked_and_its_features_computed_once(tmp_path, cap
     np.testing.assert_allclose(head.predict(once.views[0], verbose=0), whole, atol=1e-5)
     with pytest.raises(UserError, match="frozen_until names 'block9'; the network's layers are"):
         stage.split_at(model, "block9")
+    with pytest.raises(UserError, match="frozen_until names 'expression', where the network cannot be cut"):
+        stage.split_at(model, "expression")
+
+
+def test_pictures_too_small_for_a_network_are_told_before_it_trains() -> None:
+    recipe = RECIPE.model_copy(update={"sizes": [Size(until=0.5, pixels=32), Size(until=0.9, pixels=16)]})
+    stage.check_sizes(networks.build("vgg_like", None, widths=[4] * 4), recipe)
+    with pytest.raises(
+        UserError, match=r"'vgg_like' halves pictures more often than those of 16 px \(`sizes`\) can be"
+    ):
+        stage.check_sizes(networks.build("vgg_like", None, widths=[4] * 5), recipe)
+
+
+def test_features_that_do_not_fit_on_the_disk_leave_nothing_and_damaged_ones_are_made_anew(tmp_path) -> None:
+    keras.config.set_dtype_policy("float32")
+    faces, answers = numbered(5)
+    trunk = networks.build("vgg_like", widths=[4])
+    (tmp_path / ".train.npy.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"no space left on the disk while writing .*/train\.npy"), explaining():
+        stage.frozen(trunk, data(faces, answers), False, tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "train.npy").touch()
+    features = stage.frozen(trunk, data(faces, answers), False, tmp_path).views[0]
+    np.testing.assert_array_equal(features, trunk.predict(faces, verbose=0))
+    np.testing.assert_array_equal(features, np.load(tmp_path / "train.npy"))
 
 
 def test_wrong_optimizer_options_are_named() -> None:
@@ -193,6 +232,14 @@ def test_wrong_optimizer_options_are_named() -> None:
     )
     with pytest.raises(UserError, match=r"options of the optimizer 'sgd': .*momentun"):
         stage.make_optimizer(recipe, 10)
+
+
+def test_the_committed_recipes_have_their_optimizers_and_pictures_large_enough() -> None:
+    keras.config.set_dtype_policy("float32")
+    for recipe in load(ROOT / "params.yaml").candidates.values():
+        stage.make_optimizer(recipe, 100)
+        if recipe.sizes:
+            stage.check_sizes(networks.build(recipe.network, None, **recipe.options), recipe)
 
 
 def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adam() -> None:
