@@ -89,7 +89,7 @@ class Optimizer(Section):
         for name, value in self.options.items():
             if isinstance(value, str) and NUMBER.fullmatch(value):
                 raise ValueError(f"options.{name} is '{value}', a text; {EXPONENT}, and without quotes")
-            if not (value is None or (isinstance(value, int | float) and value >= 0)):
+            if not (isinstance(value, int | float) and value >= 0):
                 raise ValueError(f"options.{name} is {value!r}; it should be a number, not negative, or true or false")
             if name == "ns_steps" and type(value) is not int:
                 raise ValueError(f"options.ns_steps is {value}; it should be a whole number")
