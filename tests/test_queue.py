@@ -17,6 +17,12 @@ def run(workspace: Workspace, *command: str) -> str:
     return done.stdout
 
 
+def start_workers(workspace: Workspace, jobs: int) -> None:
+    """Its output goes to a file: DVC's workers keep it open, and a pipe would only end with them."""
+    started = workspace.start("dvc", "queue", "start", "--jobs", str(jobs))
+    assert started.wait(TIMEOUT) == 0, (workspace.folder / "log.txt").read_text()
+
+
 @pytest.fixture
 def workspace(built: list[Workspace], tmp_path: Path) -> Workspace:
     """A built workspace whose data DVC keeps: each experiment runs in a folder of its own, which has what Git and DVC have."""
@@ -38,8 +44,12 @@ def test_two_recipes_are_trained_side_by_side_and_one_is_taken(workspace: Worksp
     for name, recipe in recipes.items():
         run(workspace, "dvc", "exp", "run", "--queue", "--name", name, "-S", recipe, "evaluate@small")
     try:
-        run(workspace, "dvc", "queue", "start", "--jobs", "2")
         deadline = time.monotonic() + TIMEOUT
+        start_workers(workspace, 1)
+        while "Worker status: 0 active, 0 idle" in run(workspace, "dvc", "queue", "status"):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        start_workers(workspace, 2)  # one more. Two at the same moment may lose what one is told: it would never end
         while (status := run(workspace, "dvc", "queue", "status")).count("Success") < len(recipes):
             assert "Failed" not in status, run(workspace, "dvc", "queue", "logs", "slower")
             assert time.monotonic() < deadline
