@@ -36,7 +36,7 @@ lint: setup  ## format, lint, types
 repro: setup  ## the whole pipeline on the data in data/raw
 	@dvc repro
 
-bench: setup  ## the benchmarks whose figures the README quotes
+bench: setup  ## the benchmarks whose figures README and docs/ quote
 	@for script in tests/benchmarks/*.py; do echo "== $$script"; python $$script || exit 1; done
 
 lock: setup  ## resolve the newest versions that pyproject.toml allows into requirements.lock

@@ -1,5 +1,6 @@
-"""The README's figures are those of the committed files."""
+"""The figures of README and docs/ are those of the committed files."""
 
+import csv
 import json
 import re
 
@@ -23,6 +24,24 @@ def test_the_table_of_candidates_is_the_leaderboard() -> None:
         assert row["test"] == f"{board.loc[name, 'test_accuracy']:.1%}".rstrip("%"), name
         assert int(row["epochs"]) == training["epochs"], name
         assert int(row["minutes"]) == round(timing["train_minutes"]), name
+
+
+def test_the_table_of_trials_is_the_committed_file() -> None:
+    experiments = (ROOT / "docs/experiments.md").read_text()
+    table = [line for line in experiments.partition("## Trainings at full length")[2].splitlines() if line[:1] == "|"]
+    with (ROOT / "tests/benchmarks/trials.csv").open(newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert len(table[2:]) == len(trials)
+    for line, trial in zip(table[2:], trials, strict=True):
+        trained, change, val, mirrored, *others = (cell.strip() for cell in line[1:-1].split(" |"))
+        assert trained.strip("`") == trial["trained"]
+        assert change.replace("`", "") == trial["change"]
+        assert [val, mirrored] == [_percent(trial[f"val_accuracy{kind}"]) for kind in ("", "_mirrored")]
+        assert others == [trial[key] for key in ("log_loss", "epochs", "minutes", "commit")]
+
+
+def _percent(share: str) -> str:
+    return f"{float(share):.1%}".replace("%", " %") if share else ""
 
 
 def test_every_make_target_is_explained_and_every_named_one_exists() -> None:
