@@ -138,8 +138,8 @@ def residual(
 
     Each block's last scale starts at zero, so that training starts from the identity (Goyal et al. 2017).
     """
-    if len(widths) != len(blocks):
-        raise ValueError(f"{len(widths)} widths and {len(blocks)} blocks; each stage has one of both")
+    if not widths or len(widths) != len(blocks):
+        raise ValueError(f"{len(widths)} widths and {len(blocks)} blocks; it needs as many of both, one at least")
     inputs = keras.Input(shape)
     x = _conv_norm(inputs, widths[0])
     for stage, (filters, count) in enumerate(zip(widths, blocks, strict=True)):

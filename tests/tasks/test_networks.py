@@ -58,7 +58,8 @@ def test_unknown_networks_and_options_are_named() -> None:
 @pytest.mark.parametrize(
     ("network", "options", "words"),
     [
-        ("residual", {"widths": [8, 8, 8]}, "3 widths and 4 blocks; each stage has one of both"),
+        ("residual", {"widths": [8, 8, 8]}, "3 widths and 4 blocks; it needs as many of both"),
+        ("residual", {"widths": [], "blocks": []}, "0 widths and 0 blocks; it needs as many of both, one at least"),
         ("residual", {"widths": 8}, "has no len"),
         ("vgg_like", {"dropout": 1.5}, "Invalid value received for argument"),
     ],
