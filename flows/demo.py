@@ -115,7 +115,8 @@ def _remove(folder: Path) -> None:
 def shortened(parameters: dict[str, Any], candidates: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """The content of params.yaml with these candidates only, and their changes, for the made set. Nobody teaches."""
     known = parameters["candidates"]
-    kept = {name: known[name] | changes for name, changes in candidates.items() if name in known}
+    untaught = {"labels": "arrays", "taught": None}
+    kept = {name: known[name] | untaught | changes for name, changes in candidates.items() if name in known}
     return parameters | {"ingest": {"source": RAW.as_posix()}, "candidates": kept, "teachers": {}}
 
 

@@ -26,6 +26,7 @@ from tasks.ingest import KAGGLE, MOST_UNPACKED, NOTHING_FOUND, find_source
 COMPETITION = KAGGLE.rpartition("/")[2]
 COMPETITION_FILE = "icml_face_data.csv"
 CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
+ENDINGS = (".csv", ".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz")  # of files that may hold FER2013
 SCHEMES = ("http:", "https:", "file:")
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 1 << 20
@@ -63,7 +64,8 @@ def fetch(source: str | None, folder: Path, force: bool = False, dataset: str | 
             arrived = _download(source, bench)
         else:
             arrived = _given(Path(source), folder)
-        return _place(_unpacked(arrived, bench), bench, folder, force)
+        asked = source or arrived.name
+        return _place(_unpacked(arrived, asked, bench), asked, bench, folder, force)
 
 
 def _given(path: Path, folder: Path) -> Path:
@@ -156,11 +158,10 @@ def _download(address: str, bench: Path) -> Path:
 
 
 def _name(address: str) -> str:
-    """What the file at an address is called, where that can be a file's name; else fer2013.csv."""
+    """What the file at an address is called, where that can be such a file's name; else, as for dl.php, fer2013.csv."""
     name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
-    hidden = name.startswith(".")
-    usable = "." in name and not hidden and name.isprintable() and len(name.encode()) <= LONGEST_NAME
-    return name if usable else CSV_NAMES[0]
+    told = name.lower().endswith(ENDINGS) and not name.startswith(".")
+    return name if told and name.isprintable() and len(name.encode()) <= LONGEST_NAME else CSV_NAMES[0]
 
 
 def progress_bar() -> Progress:
@@ -170,8 +171,8 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def _unpacked(path: Path, bench: Path) -> Path:
-    """The csv out of a .tar.gz or .gz; anything else as it is (`ingest` reads zips itself)."""
+def _unpacked(path: Path, asked: str, bench: Path) -> Path:
+    """The csv out of a .tar.gz or .gz; anything else as it is (`ingest` reads zips itself). Errors name what was `asked` for."""
     if path.is_dir():
         return path
     out = bench / "unpacked"  # what is inside may have the name of what it is in
@@ -180,18 +181,18 @@ def _unpacked(path: Path, bench: Path) -> Path:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         if tarfile.is_tarfile(path):
-            return _csv_of_tar(path, out)
+            return _csv_of_tar(path, asked, out)
         if packed:
             with gzip.open(path) as content:
                 return _write(content, out / CSV_NAMES[0])
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno:  # the disk's; those of gzip and bz2 have none
             raise
-        raise UserError(f"{path}: a damaged archive ({error}); download it again") from error
+        raise UserError(f"{asked}: a damaged archive ({error}); download it again") from error
     return path
 
 
-def _csv_of_tar(path: Path, out: Path) -> Path:
+def _csv_of_tar(path: Path, asked: str, out: Path) -> Path:
     """Read FER2013's csv, and nothing else, out of a tar: no path in the archive decides where anything is written."""
     with tarfile.open(path) as archive:
         for member in archive:
@@ -199,7 +200,7 @@ def _csv_of_tar(path: Path, out: Path) -> Path:
             content = archive.extractfile(member) if member.isfile() and name in CSV_NAMES else None
             if content:
                 return _write(content, out / name)
-    raise UserError(f"{path}: no {' or '.join(CSV_NAMES)} in it")
+    raise UserError(f"{asked}: no {' or '.join(CSV_NAMES)} in it")
 
 
 def _write(content: IO[bytes] | gzip.GzipFile, path: Path) -> Path:
@@ -210,8 +211,8 @@ def _write(content: IO[bytes] | gzip.GzipFile, path: Path) -> Path:
     return path
 
 
-def _place(arrived: Path, bench: Path, folder: Path, force: bool) -> Path:
-    """Copy what arrived to a place of its own, and rename it into the folder if it is FER2013 and in nobody's way."""
+def _place(arrived: Path, asked: str, bench: Path, folder: Path, force: bool) -> Path:
+    """Copy what arrived, as `asked` for, to a place of its own; rename it into the folder if it is FER2013, in nobody's way."""
     candidate, place = bench / "checked" / arrived.name, folder / arrived.name
     candidate.parent.mkdir()
     if arrived.is_relative_to(bench):
@@ -221,7 +222,7 @@ def _place(arrived: Path, bench: Path, folder: Path, force: bool) -> Path:
             shutil.copytree(arrived, candidate)
     else:
         shutil.copyfile(arrived, candidate)
-    _check(candidate, str(arrived))
+    _check(candidate, asked)
     if place.exists() and _same(candidate, place):
         return place
     if place.exists() and not force:

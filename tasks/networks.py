@@ -318,7 +318,10 @@ def load_trained(candidate: str) -> keras.Model:
     path = CANDIDATES / candidate / "model.keras"
     if not path.exists():
         raise UserError(f"no {path}; train it with: dvc repro train@{candidate}")
-    return keras.saving.load_model(path, compile=False)
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError) as error:  # Keras calls a damaged file one that is not there
+        raise UserError(f"{path} is damaged; train it anew with: dvc repro --force train@{candidate}") from error
 
 
 def save(model: keras.Model, path: Path) -> None:

@@ -214,6 +214,7 @@ def main() -> None:
     measures = read_measures(params.candidates)
     if not measures:
         raise UserError("no candidate is trained and evaluated; run: dvc repro")
+    load_split("val")  # if there is none, that is no candidate's fault
     table = promote(leaderboard(measures, params.promote), params)
     with replacing(LEADERBOARD) as temporary:
         table.to_csv(temporary, index=False)

@@ -54,9 +54,10 @@ def targets(labels: NDArray[np.int64], recipe: Candidate) -> NDArray[np.float32]
 
 
 def _load(path: Path, count: int) -> NDArray[np.float32]:
-    if not path.exists():
-        raise UserError(f"no {path}; make it with: dvc repro teach@{path.stem}")
-    taught: NDArray[np.float32] = np.load(path)
+    try:
+        taught: NDArray[np.float32] = np.load(path)
+    except (FileNotFoundError, EOFError, ValueError) as error:  # the last two: no whole file of NumPy's
+        raise UserError(f"no {path}, or a damaged one; make it with: dvc repro teach@{path.stem}") from error
     if taught.shape != (count, len(EXPRESSIONS)):
         raise UserError(f"{path} is of other faces than data/arrays; make it anew with: dvc repro teach@{path.stem}")
     return taught

@@ -12,7 +12,8 @@ def record_timing(candidate: str, **figures: float | list[float]) -> None:
     """Add figures, such as train_minutes=17.2, to the candidate's file; those of the same name, or damaged ones, are replaced."""
     path = TIMINGS / f"{candidate}.json"
     # Damaged in the middle of a merge, for example: no reason to lose what has just been trained.
-    write_json(path, (read_json(path) or {}) | figures)
+    known = read_json(path)
+    write_json(path, (known if isinstance(known, dict) else {}) | figures)
 
 
 def read_timings(candidate: str, workspace: Path = Path()) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def make_optimizer(recipe: Candidate, steps: int) -> keras.optimizers.Optimizer:
             0.0, max(1, steps - warm_up), warmup_target=rate, warmup_steps=warm_up
         )
         if recipe.first_averaged is not None:
-            rate = Held(rate, recipe.first_averaged * steps // recipe.epochs)
+            # Never a rate of the warm-up, which begins with 0.
+            rate = Held(rate, max(warm_up, recipe.first_averaged * steps // recipe.epochs))
     makers = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD, "muon": ConvolutionMuon}
     try:
         return makers[recipe.optimizer.name](rate, **recipe.optimizer.options)

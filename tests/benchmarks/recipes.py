@@ -40,6 +40,7 @@ from tasks.expressions import FACE_SIZE
 from tasks.params import Candidate, load
 from tasks.train import Data
 
+RESULTS = Path(__file__).with_suffix(".csv")
 ADAM = {"name": "adam", "learning_rate": 0.002}
 SGD = {"name": "sgd", "learning_rate": 0.1, "options": {"momentum": 0.9, "nesterov": True, "global_clipnorm": 5.0}}
 FRAMING = {"mirror": True, "rotate": 15.0, "shift": 0.08, "zoom": 0.15}  # of augmentation, nothing else
@@ -133,8 +134,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidate", default="small")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    if arguments.out == RESULTS and (arguments.candidate, arguments.epochs) != ("small", 8):
+        parser.error(f"{RESULTS.name} has what small comes to in 8 epochs; give others an --out of their own")
     out = arguments.out.resolve()
     os.chdir(ROOT)
     if not out.exists():

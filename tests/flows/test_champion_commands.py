@@ -73,6 +73,13 @@ def test_without_a_command_it_lists_the_versions() -> None:
     assert "models/champion is not as Git has it: 1 file changed (git status)." in answer()
 
 
+def test_no_accuracy_is_cut_off_where_lines_are_short(monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    measures = json.loads(INFO.read_text())["metrics"]
+    for split in ("val", "test"):
+        assert answer().count(f"{measures[split]['accuracy']:.1%}") == 2
+
+
 def test_a_shallow_clone_says_that_its_list_is_not_all() -> None:
     words = "This clone has the end of Git's history only; for older versions first run: git fetch --unshallow"
     assert words not in answer()

@@ -47,6 +47,12 @@ def test_shortened_params_are_valid_and_keep_the_bars():
     assert short.promote.model_dump() == parameters["promote"]
 
 
+def test_nobody_is_taught_in_the_demonstration():
+    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
+    parameters["candidates"]["vgg_like"] |= {"labels": "taught_again", "taught": {"by": ["large"], "share": 0.7}}
+    assert Params.model_validate(shortened(parameters, {"vgg_like": {}})).candidate("vgg_like").taught is None
+
+
 def test_the_copy_reads_the_made_set_wherever_the_real_one_lies():
     parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
     parameters["ingest"]["source"] = "/mnt/fer2013"

@@ -123,6 +123,7 @@ def test_a_gzip_is_unpacked_whatever_it_calls_itself(made, raw, tmp_path):
         ("photo.jpg", b"\xff\xd8\xff", "is no form of FER2013"),
         ("fer2013.zip", b"PK\x03\x04 cut off", "a damaged zip"),
         ("fer2013.tar.gz", gzip.compress(b"x" * 99999, mtime=0)[:60], "a damaged archive"),
+        ("fer2013.csv.gz", gzip.compress(b"no table", mtime=0), "expected the columns emotion,pixels,Usage"),
     ],
 )
 def test_what_is_no_fer2013_is_refused_by_its_own_name(name, content, message, raw, tmp_path):
@@ -199,7 +200,7 @@ def test_what_an_address_gives_may_be_packed_under_any_name(made, raw, address):
     assert [path.name for path in raw.iterdir()] == ["fer2013.csv"]
 
 
-@pytest.mark.parametrize("name", ["a%0Ab.csv", "a%00b.csv", "..", ".csv", f"{'x' * 300}.csv"])
+@pytest.mark.parametrize("name", ["a%0Ab.csv", "a%00b.csv", "..", ".csv", f"{'x' * 300}.csv", "dl.php?f=x.csv", "v1.0"])
 def test_an_address_need_not_end_in_a_name_for_a_file(name, made, raw, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: urllib.response.addinfourl(made.open("rb"), {}, ""))
     assert fetch(f"http://127.0.0.1/{name}", raw) == raw / "fer2013.csv"
@@ -212,6 +213,15 @@ def test_an_address_that_is_none_is_one_line(wrong, raw):
     with pytest.raises(UserError, match="not an address that can be downloaded"):
         fetch(wrong, raw)
     assert list(raw.iterdir()) == []
+
+
+def test_what_an_address_gives_is_refused_by_the_address(raw, made, address):
+    (made.parent / "page.php").write_bytes(b"<html>log in</html>")
+    (made.parent / "cut.tar.gz").write_bytes(gzip.compress(b"x" * 99999, mtime=0)[:60])
+    for name in ("page.php", "cut.tar.gz"):
+        with pytest.raises(UserError, match=f"{address}/{name}") as error:
+            fetch(f"{address}/{name}", raw)
+        assert ".part" not in str(error.value)
 
 
 def test_a_download_that_fails_is_one_line_and_leaves_nothing(raw, address):

@@ -34,6 +34,13 @@ def test_the_rate_is_that_of_a_cosine_until_it_is_held() -> None:
     assert rates[1][STEPS // 2 :] == [rates[0][STEPS // 2]] * (STEPS // 2)
 
 
+def test_no_rate_of_the_warm_up_is_held() -> None:
+    for averaged in (0.0, 0.02):
+        recipe = RECIPE.model_copy(update={"averaged": averaged})
+        rate = stage.make_optimizer(recipe, 1000 * STEPS)._learning_rate
+        assert float(rate(np.float32(500 * STEPS))) == pytest.approx(recipe.optimizer.learning_rate)
+
+
 def test_what_is_left_of_a_training_is_the_mean_of_its_last_weights(data, tmp_path) -> None:
     passed = []
     keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: passed.append(model.get_weights()[0]))

@@ -69,6 +69,18 @@ def test_an_impossible_option_is_told_whatever_sizes_faces_have(side, network, o
         networks.build(network, side, **options)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\3\4half of it"])
+def test_a_damaged_network_is_told(content, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "models/candidates/small/model.keras"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"small/model\.keras is damaged; train it anew with: dvc repro --force train@small"
+    ):
+        networks.load_trained("small")
+
+
 def test_a_network_made_for_one_size_says_so() -> None:
     assert networks.build("residual", None).input_shape == (None, None, None, 1)
     with pytest.raises(UserError, match="the network 'modelo_01' is made for one size of face; it can have no `sizes`"):

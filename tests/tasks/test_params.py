@@ -55,6 +55,7 @@ def test_the_committed_file_is_right() -> None:
             "optimizer: options.momentum is 'much'; it should be a number, not negative",
         ),
         ("momentum: 0.9", "momentum: null", "optimizer: options.momentum is None; it should be a number, not negative"),
+        ("ns_steps: 4,", "use_ema: true,", "optimizer: options.use_ema has no effect here; to average weights, see"),
         ("ns_steps: 4,", "ns_steps: 4.0,", "optimizer: options.ns_steps is 4.0; it should be a whole number"),
         ("global_clipnorm: 5.0", "global_clipnorm: -5.0", "optimizer: options.global_clipnorm is -5.0; it should be a"),
         ("{until: 0.3, pixels: 32}", "{until: 0.6, pixels: 32}", "each of `sizes` must end after the one before it"),

@@ -24,6 +24,7 @@ def taught(tmp_path, monkeypatch):
     np.save(folder / "sure.npy", np.eye(7, dtype=np.float32)[[0, 0]])
     np.save(folder / "unsure.npy", np.full((2, 7), 1 / 7, np.float32))
     np.save(folder / "other.npy", np.full((3, 7), 1 / 7, np.float32))
+    (folder / "cut.npy").write_bytes((folder / "sure.npy").read_bytes()[:-8])
 
 
 def test_without_teachers_the_labels_are_the_targets() -> None:
@@ -41,7 +42,8 @@ def test_a_share_of_a_target_is_the_teachers_mean_answer() -> None:
 @pytest.mark.parametrize(
     ("teacher", "words"),
     [
-        ("absent", "no data/taught/absent.npy; make it with: dvc repro teach@absent"),
+        ("absent", "no data/taught/absent.npy, or a damaged one; make it with: dvc repro teach@absent"),
+        ("cut", "no data/taught/cut.npy, or a damaged one; make it with: dvc repro teach@cut"),
         ("other", "data/taught/other.npy is of other faces than data/arrays; make it anew with: dvc repro teach@other"),
     ],
 )

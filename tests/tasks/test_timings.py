@@ -16,7 +16,7 @@ def test_figures_join_those_that_are_known(tmp_path, monkeypatch):
     assert read_timings("large") == {}
 
 
-@pytest.mark.parametrize("content", [b"<<<<<<< HEAD\n{}\n", b"", b"\xff"])
+@pytest.mark.parametrize("content", [b"<<<<<<< HEAD\n{}\n", b"", b"\xff", b"[]"])
 def test_a_damaged_file_costs_no_training(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     TIMINGS.mkdir(parents=True)
