@@ -164,6 +164,9 @@ def _bar(progress: Progress, what: str, file: "ImageFile") -> Callable[[float, f
     """A bar for a video; call what is returned with the time that was come to and the video's length, in seconds."""
     from tasks.results import shown
 
+    for task in progress.tasks:
+        if task.description == what:  # of the video before: a terminal has lines for a few
+            progress.remove_task(task.id)
     bar = progress.add_task(what, total=None, counts=escape(plain(shown(file.shown)).plain))
 
     def tell(time: float, seconds: float) -> None:

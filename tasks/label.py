@@ -28,7 +28,7 @@ from tasks.files import sha256
 from tasks.images import crop_square, encode, normalise, scale_square
 from tasks.params import PARAMS, Label
 from tasks.paths import CHAMPION
-from tasks.photos import RefusedError, decode, read_header
+from tasks.photos import Header, RefusedError, decode, read_header
 from tasks.sources import ImageFile
 from tasks.threads import in_order
 
@@ -228,7 +228,8 @@ def _find_faces(file: ImageFile, content: bytes, settings: Settings) -> _Found:
     form = f"{header.format}, turned" if header.format == "WEBP" and header.orientation != 1 else header.format
     known = Labelled(file, "ok", "", form, header.width, header.height)
     whole = settings.whole or (header.width, header.height) == (FACE_SIZE, FACE_SIZE)
-    cuts = look(partial(decode, content, header), header.width, settings, whole)
+    view = partial(decode, content, header)
+    cuts = cut_middle(view, header) if whole else look(view, header.width, settings)
     faces = tuple(Face(cut.box, (), *cut.pictures()) for cut in cuts)
     crops = np.stack([cut.crop for cut in cuts]) if cuts else NO_CROPS
     return _Found(known._replace(faces=faces, status="ok" if faces else "no_face"), crops)
@@ -259,19 +260,21 @@ class Cut(NamedTuple):
         return encode(self.crop, ".png"), encode(scale_square(self.square, THUMBNAIL), ".jpg", THUMBNAIL_QUALITY)
 
 
-def look(view: Callable[[float], NDArray[np.uint8]], width: int, settings: Settings, whole: bool = False) -> list[Cut]:
+def cut_middle(view: Callable[[float], NDArray[np.uint8]], header: Header) -> list[Cut]:
+    """Cut out the largest square in the middle: of a picture that is a face cut out already. `view` as of `look`."""
+    side = min(header.width, header.height)
+    box = FaceBox((header.width - side) / 2, (header.height - side) / 2, side, side, None)
+    return cut_out(view(FACE_SIZE * max(header.width, header.height) / side), header.width, [Spot(box, box[:3])])
+
+
+def look(view: Callable[[float], NDArray[np.uint8]], width: int, settings: Settings) -> list[Cut]:
     """Find the faces in a picture, and cut them out.
 
     Args:
         view: makes the picture, BGR, uint8, (H, W, 3), so small that its longer side still has about as many px as asked for.
         width: px, of the original.
         settings: which detector.
-        whole: the picture is a face cut out already.
     """
-    if whole:
-        image = view(FACE_SIZE)
-        box = _largest_square(width, width * image.shape[0] / image.shape[1])
-        return cut_out(image, width, [Spot(box, box[:3])])
     image, spots = find_spots(view, width, settings)
     if spots:
         smallest = min(spot.square[2] for spot in spots) * image.shape[1] / width
@@ -312,11 +315,6 @@ def thread_detector(name: str, options: tuple[tuple[str, Any], ...]) -> Detector
 
 def _scaled(box: FaceBox, scale: float) -> FaceBox:
     return FaceBox(box.x * scale, box.y * scale, box.width * scale, box.height * scale, box.score, box.tilt)
-
-
-def _largest_square(width: float, height: float) -> FaceBox:
-    side = min(width, height)
-    return FaceBox((width - side) / 2, (height - side) / 2, side, side, None)
 
 
 def _network_input(square: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -111,6 +111,8 @@ def _orientation(image: "Image.Image", content: bytes) -> int:
     """EXIF's orientation, 1 to 8; 1 if there is none, its metadata is damaged, or Pillow turns the image itself (TIFF)."""
     if image.format == "TIFF" or (image.format == "PNG" and b"eXIf" not in content):
         return 1
+    for name in ("xmp", "XML:com.adobe.xmp"):  # where Pillow would look next; browsers do not
+        image.info.pop(name, None)
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # damaged metadata is no reason to leave a photo out

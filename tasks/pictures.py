@@ -23,11 +23,9 @@ from tasks.files import replacing
 from tasks.images import encode
 from tasks.label import Labelled
 from tasks.photos import RefusedError, decode, read_header
-from tasks.sources import STORE, ImageFile
+from tasks.sources import ANNOTATED, CROPS, STORE, ImageFile
 from tasks.threads import in_order
 
-ANNOTATED = "annotated"
-CROPS = "crops"
 LONG_SIDE = 1600  # px, of an annotated copy at most
 SHOWN_BY_BROWSERS = frozenset(("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "AVIF"))
 PLAYED_BY_BROWSERS = frozenset(("H264", "VP8", "VP9", "AV1"))
@@ -196,7 +194,7 @@ def write_pictures(
     for _ in in_order(partial(_write_missing, place=place), missing(), workers):
         pass
     for name in own_pictures(place):  # remove those of earlier runs that no result asks for, and nobody's photos
-        if name not in expected:
+        if name not in expected and not _is_moved(PurePosixPath(name)):  # by a person, while the pictures were written
             place.remove(name)
 
 
@@ -225,7 +223,8 @@ def annotate(image: NDArray[np.uint8], result: Labelled) -> NDArray[np.uint8]:
 
     scale = min(1.0, LONG_SIDE / max(image.shape))
     if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     shrunk = image.shape[1] / (result.width or image.shape[1])
     for face in result.faces:
         left, top, width, height = (value * shrunk for value in face.box[:4])

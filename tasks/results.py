@@ -222,6 +222,7 @@ def write_results(
 
     annotated, crops = bool(run.outputs.annotated), bool(run.outputs.crops)
     write_pictures(counted(), place, annotated, crops, workers, run.how.key, copy_video)
+    refuse_corrected(out, place)  # and once more: to write pictures takes minutes
     counts = write_tables(store.results(*run.keys), out, place, run)
     write_frames(store, out, run)
     content = describe(run, counts, store.total())

@@ -35,6 +35,7 @@ LISTS = (".txt", ".lst")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 ANY_DEPTH = re.compile(r"(?<![^/])(?:\*\*/+)+")  # `**` as a name of its own in a pattern, or several
 STORE = ".ferflow.sqlite"  # the folder that holds this file is an output folder; see tasks/store.py
+ANNOTATED, CROPS = "annotated", "crops"  # its folders of pictures; see tasks/pictures.py
 MOST_BYTES = 512 * 10**6  # of an image file
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that zipfile inflates no further than it is asked to
 # What zipfile raises for a file that is no zip archive, or a damaged one.
@@ -186,7 +187,7 @@ def _find(source: str, out: Path) -> Iterator[ImageFile]:
     if first is not None:
         yield first
         yield from images
-    elif not _kind(Path(source, STORE)):
+    elif not (_kind(Path(source, STORE)) or (kind and _identity(source) in _visited(out))):
         raise NoImageError(lacks)
 
 
@@ -227,8 +228,8 @@ def _file(shown: str, path: str) -> ImageFile:
 
 
 def _visited(out: Path) -> set[tuple[int, int]]:
-    """Folders that are not entered any more: at first the output folder alone."""
-    return {_identity(out)} if out.exists() else set()
+    """Folders that are not entered any more: at first the output folder alone, and its pictures."""
+    return {_identity(folder) for folder in (out, out / ANNOTATED, out / CROPS) if folder.exists()}
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
@@ -282,13 +283,14 @@ def _mark(entry: os.DirEntry[str]) -> str | None:
 def _match(pattern: str, out: Path) -> Iterator[ImageFile]:
     """What a glob pattern matches, without that in output folders."""
     given = next(path for path in (Path(pattern), *Path(pattern).parents) if not glob.has_magic(str(path)))
+    outputs = _visited(out)
 
     @functools.cache
     def is_output(folder: Path) -> bool:
         """Whether a folder is one, or inside one, below the part of the pattern that is given literally."""
         if folder in (given, folder.parent):
             return False
-        return bool(_kind(folder / STORE)) or (out.exists() and out.samefile(folder)) or is_output(folder.parent)
+        return bool(_kind(folder / STORE) or (outputs and _identity(folder) in outputs)) or is_output(folder.parent)
 
     # glob's own `**` would follow links in circles.
     first, *others = ANY_DEPTH.split(f"{pattern}/*" if Path(pattern).name == "**" else pattern)
@@ -298,7 +300,7 @@ def _match(pattern: str, out: Path) -> Iterator[ImageFile]:
         matches = [match for folder in folders for match in _glob(glob.escape(folder) + rest)]
         if rest == "*":  # each folder was entered already
             matches = [match for match in matches if _kind(match) != stat.S_IFDIR]
-    visited = _visited(out)
+    visited = set(outputs)
     for match in sorted(set(matches)):
         if not is_output(Path(match).parent):
             yield from _look_into(match, visited)

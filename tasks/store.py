@@ -16,7 +16,7 @@ from tasks.expressions import EXPRESSIONS
 from tasks.faces import FaceBox
 from tasks.footage import Band, Reached, Segment, Sighting
 from tasks.label import Face, Labelled
-from tasks.sources import STORE, ImageFile
+from tasks.sources import CROPS, STORE, ImageFile
 from tasks.videos import Damage
 
 SCHEMA_VERSION = 3
@@ -320,13 +320,18 @@ class Store:
             raise UserError(self._explanation(error)) from error
 
     def _explanation(self, error: sqlite3.Error) -> str:
-        match getattr(error, "sqlite_errorcode", None):
+        if self.path.exists() and not os.access(self.path, os.R_OK | os.W_OK):  # a disk error, to SQLite
+            return f"no permission to write {self.path}; check its owner and mode (ls -l)"
+        match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # without what extends the code
             case sqlite3.SQLITE_BUSY:
                 return f"another run is labelling into {self.path.parent}; wait for it, or name another --out"
             case sqlite3.SQLITE_FULL:
                 return f"no space left on the disk of {self.path}; free some and run the same command again"
             case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-                return f"{self.path} is damaged; remove it and run the same command: everything is labelled again"
+                return (
+                    f"{self.path} is damaged; move faces.csv and {CROPS}/ elsewhere if you have corrected them, remove it, "
+                    "and label again, which labels everything"
+                )
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
                 return f"no permission to write {self.path}; check the folder's owner and mode (ls -ld)"
         return f"{self.path}: {error}"

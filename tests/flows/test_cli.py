@@ -124,6 +124,17 @@ def test_a_bar_shows_a_video_s_name_and_lets_no_terminal_act_on_it():
     assert text.getvalue().strip() == r"a \x1b]0;title\x07 [red].mp4"
 
 
+def test_of_many_videos_the_last_ones_bar_is_shown():
+    with Progress(console=Console(file=io.StringIO(), width=99)) as progress:
+        for name in ("a.mp4", "b.mp4"):
+            labelling._bar(progress, "Watching", ImageFile(name, f"/{name}", "", 1, 1))
+        labelling._bar(progress, "Copying", ImageFile("a.mp4", "/a.mp4", "", 1, 1))
+        assert [(task.description, task.fields["counts"]) for task in progress.tasks] == [
+            ("Watching", "b.mp4"),
+            ("Copying", "a.mp4"),
+        ]
+
+
 @pytest.mark.parametrize("command", ["label", "video", "live", "collect", "fetch", "retrain", "made"])
 def test_help_is_whole_in_80_columns(command):
     text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"}).stdout

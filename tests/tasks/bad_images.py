@@ -183,6 +183,8 @@ def write_turned(folder: Path) -> dict[str, Expected]:
             files[f"turned_{orientation}.{kind.lower()}"] = encoded(turned, kind, exif=exif)
         if orientation == 6 and features.check("avif"):
             files["turned_6.avif"] = encoded(turned, "AVIF", exif=exif)
+    described = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    files["turned_by_xmp.jpg"] = encoded(image, "JPEG", xmp=described)
     exif[0x0112] = 99
     files["turned_99.jpg"] = encoded(image, "JPEG", exif=exif)
     return _written(folder, files, PHOTO)
@@ -195,7 +197,7 @@ def write_sizes(folder: Path) -> dict[str, Expected]:
     crop = photo().crop((middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half)).resize((48, 48))
     files = {
         f"{width}x{height}.{ending}": encoded(Image.new("RGB", (width, height), "grey"), kind)
-        for width, height in ((1, 1), (1, 20000), (20000, 1), (2, 2), (33, 7))
+        for width, height in ((1, 1), (1, 20000), (30000, 1), (2, 2), (33, 7))
         for ending, kind in (("png", "PNG"), ("jpg", "JPEG"))
     }
     crops = {"crop.png": encoded(crop.convert("L"), "PNG"), "crop.jpg": encoded(crop, "JPEG")}

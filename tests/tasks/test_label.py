@@ -125,6 +125,18 @@ def test_any_image_is_one_by_option(astronaut, tmp_path):
     assert face.box == FaceBox(196, 0, 120, 120, None)
 
 
+@pytest.mark.parametrize("shape", [(288, 384), (150, 200), (133, 400), (270, 480)])
+def test_of_an_oblong_one_the_middle_is_seen_as_sharp_as_by_itself(shape, astronaut, tmp_path):
+    height, width = shape
+    middle = cv2.resize(astronaut[60:180, 165:285], (height, height), interpolation=cv2.INTER_CUBIC)
+    sides = (width - height) // 2, width - height - (width - height) // 2
+    oblong = cv2.copyMakeBorder(middle, 0, 0, *sides, cv2.BORDER_CONSTANT)
+    (face,) = label_one(oblong, tmp_path, whole=True).faces
+    (alone,) = label_one(middle, tmp_path, whole=True).faces
+    assert face.box[:4] == pytest.approx((sides[0], 0, height, height), abs=1)
+    assert face.probabilities == pytest.approx(alone.probabilities, abs=0.05)
+
+
 def test_mirror_averages_the_answers_for_both_sides(astronaut, tmp_path):
     crop = astronaut[60:180, 165:285]
     left, right, both = (

@@ -179,6 +179,14 @@ def test_photos_that_no_browser_shows_get_an_annotated_copy_unasked(tmp_path):
     assert (tmp_path / "out" / image["annotated"]).exists()
 
 
+def test_the_thinnest_face_has_an_annotated_copy(tmp_path):
+    (tmp_path / "thin").mkdir()
+    cv2.imwrite(str(tmp_path / "thin" / "a.png"), np.zeros((1, 30_000, 3), np.uint8))
+    assert run(tmp_path / "thin", tmp_path / "out", Outputs(annotated=True), whole=True)["complete"]
+    (copy,) = (tmp_path / "out" / "annotated").iterdir()
+    assert cv2.imread(str(copy)).shape == (1, 1600, 3)
+
+
 def test_names_that_are_not_utf_8_or_hold_a_newline_have_their_rows(tmp_path):
     folder = tmp_path / "odd"
     folder.mkdir()
@@ -291,6 +299,20 @@ def test_crops_that_a_person_sorts_while_a_run_labels_are_not_lost(photos, tmp_p
         with pytest.raises(UserError, match="moved to another folder"):
             job.finish()
     assert moved.exists()
+
+
+def test_crops_that_a_person_sorts_while_a_run_writes_are_not_lost(photos, tmp_path):
+    out = tmp_path / "out"
+    run(photos, out, Outputs(crops=True))
+    table = (out / "faces.csv").read_bytes()
+    (crop,) = (out / "crops" / "happy").iterdir()
+    moved = out / "crops" / "fear" / crop.name
+    moved.parent.mkdir()
+    job = Job([str(photos)], out, Label(), CHAMPION)
+    with closing(job), pytest.raises(UserError, match="moved to another folder"):
+        job.finish(lambda: moved.exists() or crop.rename(moved))
+    assert moved.exists()
+    assert (out / "faces.csv").read_bytes() == table
 
 
 def test_crops_of_an_earlier_champion_are_nobodys_work(photos, tmp_path):

@@ -499,10 +499,17 @@ def test_a_pattern_matches_folders_as_folders_and_nothing_in_output_folders(here
     assert shown("phot*/", out="photos/labels") == ["photos/a/1.jpg", "photos/b/2.jpg"]
     assert shown("photos/**/*.jpg", out="photos/labels") == ["photos/a/1.jpg", "photos/b/2.jpg"]
     assert shown("photos/*/annotated/*.jpg", out="elsewhere") == ["photos/labels/annotated/1.jpg"]
-    assert shown("photos/labels/*/*.jpg", out="photos/labels") == ["photos/labels/annotated/1.jpg"]
+    assert shown("photos/labels/*/*.jpg", out="elsewhere") == ["photos/labels/annotated/1.jpg"]
     os.chdir("photos")
     assert shown("*", out="labels") == ["a/1.jpg", "b/2.jpg", "notes.md"]
     assert shown("**", out="labels") == ["a/1.jpg", "b/2.jpg", "notes.md"]
+
+
+def test_what_labelling_drew_itself_is_no_photo(here):
+    make("1.jpg", ".ferflow.sqlite", "annotated/1.jpg", "crops/sad/1.jpg")
+    assert shown("**/*.jpg", out=".") == ["1.jpg"]
+    assert shown("1.jpg", "annotated", "crops", out=".") == ["1.jpg"]
+    assert shown("annotated", "crops", out="elsewhere") == ["annotated/1.jpg", "crops/sad/1.jpg"]
 
 
 def test_a_pattern_follows_links_to_folders_once_and_loops_end(here):

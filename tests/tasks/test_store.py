@@ -154,7 +154,7 @@ def test_a_second_run_on_the_same_output_is_refused(store, tmp_path):
 
 def test_a_damaged_store_says_what_to_do(tmp_path):
     (tmp_path / STORE).write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(UserError, match="is damaged; remove it and run the same command"):
+    with pytest.raises(UserError, match=r"is damaged; move faces\.csv and crops/ elsewhere if"):
         Store(tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_damage_that_shows_when_a_table_is_read_says_so_too(table, store, tmp_pa
     with (tmp_path / "out" / STORE).open("r+b") as content:
         content.seek((page - 1) * size)
         content.write(b"?" * size)
-    with closing(Store(tmp_path / "out")) as damaged, pytest.raises(UserError, match="is damaged; remove it"):
+    with closing(Store(tmp_path / "out")) as damaged, pytest.raises(UserError, match="is damaged; move faces"):
         damaged.pending("settings")
         list(damaged.results("settings"))
         list(damaged.sightings(file("a")))
