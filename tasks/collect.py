@@ -18,9 +18,9 @@ from tasks.files import replacing
 from tasks.label import Face, Labelled
 from tasks.params import load
 from tasks.parse import EXTRA
-from tasks.pictures import CROPS, crop_names, face_and_label
+from tasks.pictures import crop_names, face_and_label
 from tasks.results import CORRECTED, DELIMITERS, shown
-from tasks.sources import STORE
+from tasks.sources import CROPS, STORE
 from tasks.store import Store
 from tasks.tables import Row, pixel_text
 

@@ -27,9 +27,9 @@ from tasks.files import read_json, replacing, write_json
 from tasks.footage import How
 from tasks.label import Labelled, Settings
 from tasks.params import Drift
-from tasks.pictures import CROPS, Place, annotated_name, moved_crops, own_pictures, viewable, write_pictures
+from tasks.pictures import Place, annotated_name, moved_crops, own_pictures, viewable, write_pictures
 from tasks.report import ReportFace, ReportImage, write_report
-from tasks.sources import ImageFile
+from tasks.sources import CROPS, ImageFile
 from tasks.store import Store
 
 RUN = "run.json"
