@@ -28,7 +28,7 @@ from tasks.errors import UserError, explaining
 from tasks.files import write_json
 from tasks.git import head
 from tasks.params import Params
-from tasks.paths import DVC_LOCK, TIMINGS
+from tasks.paths import CANDIDATES, DVC_LOCK, TIMINGS
 
 FOLDER = "FERFLOW_FOLDER"  # the variable by which a worker's runs know their clone
 BEAT = 30  # s between a run's signs of life, the least that Prefect offers
@@ -82,7 +82,10 @@ def train_elsewhere(folder: Path, names: list[str], settings: Params, pool: str)
     done = [name for name, state in ended.items() if state.is_completed()]
     for name in done:
         write_json(folder / TIMINGS / f"{name}.json", json.loads(str(ended[name].message)))
-    return {f"train@{name}": str(state.message) for name, state in ended.items() if name not in done}
+    failed = {name: str(state.message) for name, state in ended.items() if name not in done}
+    for name in failed:  # as DVC does before it trains: an older network is not of this recipe
+        (folder / CANDIDATES / name / "model.keras").unlink(missing_ok=True)
+    return {f"train@{name}": message for name, message in failed.items()}
 
 
 def _deploy(client: SyncPrefectClient, pool: str) -> UUID:

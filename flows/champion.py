@@ -41,7 +41,13 @@ def _show_versions() -> None:
     versions = history()
     if not versions:
         raise UserError(f"Git's history holds no champion yet; build one with `dvc repro` and commit {CHAMPION}")
-    table = Table(box=None, title="Champions by Git's history; val and test: accuracy", title_justify="left")
+    table = Table(
+        box=None,
+        collapse_padding=True,
+        pad_edge=False,
+        title="Champions by Git's history; val and test: accuracy",
+        title_justify="left",
+    )
     for heading in ("", "version", "since", "trained on", "val", "test", "tag", ""):
         foldable = heading in ("since", "trained on", "tag")  # rather than figures cut off, where a line is short
         table.add_column(heading, justify="right" if heading in ("", "val", "test") else "left", no_wrap=not foldable)

@@ -77,7 +77,6 @@ def as_served(deployment: dict[str, Any]) -> "RunnerDeployment":
 
 def _check(deployment: dict[str, Any]) -> str:
     """Check a deployment; returns its name as Prefect knows it, with its flow's."""
-    from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
     from prefect.exceptions import PrefectException
     from prefect.types import BANNED_CHARACTERS
 
@@ -92,12 +91,25 @@ def _check(deployment: dict[str, Any]) -> str:
             raise UserError(f"{where}: {key} is {deployment[key]!r}, no {word}")
     try:
         for trigger in deployment.get("triggers") or []:
-            _check_keys(f"{where}, triggers", trigger, {"type", *DeploymentEventTrigger.model_fields})
+            _check_trigger(f"{where}, triggers", trigger)
         served = as_served(deployment)
     except (ValueError, TypeError, AttributeError, PrefectException) as error:  # pydantic's are of ValueError
         raise UserError(f"{where}: {_first_line(error)}") from error
     _check_parameters(f"{where}, parameters", deployment)
     return served.full_name
+
+
+def _check_trigger(where: str, trigger: Any) -> None:
+    """Refuse keys that a trigger of its type does not have; Prefect passes them over."""
+    from prefect.events.schemas import deployment_triggers as triggers
+
+    kinds = {
+        "metric": triggers.DeploymentMetricTrigger,
+        "compound": triggers.DeploymentCompoundTrigger,
+        "sequence": triggers.DeploymentSequenceTrigger,
+    }
+    kind = kinds.get(trigger.get("type"), triggers.DeploymentEventTrigger) if isinstance(trigger, dict) else None
+    _check_keys(where, trigger, {"type", *(kind.model_fields if kind else ())})
 
 
 def _check_keys(where: str, given: Any, known: Collection[str]) -> None:

@@ -234,13 +234,13 @@ def push_champion(outcome: Outcome) -> None:
     """Push the commit and the tag; where that fails, the champion stays installed and the log says so."""
     try:
         branch = git(Path(), "symbolic-ref", "--short", "HEAD").decode().strip()
-        asked = ("for-each-ref", "--format=%(upstream:remotename)", f"refs/heads/{branch}")
-        remote = git(Path(), *asked).decode().strip()
-        if not remote:
+        asked = ("for-each-ref", "--format=%(upstream:remotename) %(upstream:remoteref)", f"refs/heads/{branch}")
+        remote, _, there = git(Path(), *asked).decode().strip().partition(" ")
+        if not there:
             raise UserError(
                 f"{branch} follows no branch of a remote; once run: git push --set-upstream REMOTE {branch}"
             )
-        git(Path(), "push", "--quiet", "--atomic", remote, "HEAD", outcome.tag)
+        git(Path(), "push", "--quiet", "--atomic", remote, f"HEAD:{there}", outcome.tag)
     except UserError as error:
         get_run_logger().warning("not pushed: %s", error)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.runner import Runner
 
-SETTINGS = {  # of Prefect, where nothing else is set: patience for a machine that trains, no word to the outside
+SETTINGS = {  # of Prefect, where the environment has nothing else: patience for a machine that trains, no word to the outside
     "PREFECT_API_REQUEST_TIMEOUT": "180",
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what the server answers while its database is away
     "PREFECT_CLIENT_MAX_RETRIES": "7",  # after 2, 4, ... 128 s: four minutes

@@ -25,6 +25,7 @@ from tasks.processes import guarded
 FLOWS_END = 45.0  # s; Prefect itself gives a flow 30 s to end
 NEXT_RUNS = 15.0  # s to wait for the scheduler to name the next runs
 LOOK = 2.0  # s between looks at the runs
+GONE = 200.0  # s without an answer; Prefect tries for four minutes by itself, so that one look without is enough
 
 
 def serve(port: int | None = None) -> None:
@@ -35,7 +36,7 @@ def serve(port: int | None = None) -> None:
 
     Raises:
         UserError: prefect.yaml cannot be served, the port is another program's, somebody serves already, or server or runner
-            ended before their time.
+            ended before their time, or the server, of others, no longer answers.
     """
     print("Starting Prefect ...", flush=True)
     try:
@@ -145,13 +146,19 @@ def _watch(ids: dict[str, str], watched: dict[str, subprocess.Popen[str]], log: 
     states = [StateType.RUNNING, StateType.COMPLETED, StateType.FAILED, StateType.CRASHED]
     with get_client(sync_client=True) as client:
         told = {(run.id, run.state_name) for run in runs(client, ids, states)}
+        answered = time.monotonic()
         while True:
             time.sleep(LOOK)
             check_alive(watched, log)
             try:
                 found = runs(client, ids, states)
-            except httpx.HTTPError:
-                continue  # the server is busy, or ended: the next look knows
+            except httpx.HTTPError as error:
+                if time.monotonic() - answered > GONE:  # one that another command had started ends with that
+                    raise UserError(
+                        f"no Prefect server answers at {client.api_url} any more; start this again"
+                    ) from error
+                continue
+            answered = time.monotonic()
             news = [run for run in found if (run.id, run.state_name) not in told]
             for run in reversed(news):
                 message = f": {run.state.message}" if run.state and run.state.message else ""

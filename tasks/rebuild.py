@@ -239,11 +239,9 @@ def dvc(*arguments: str, folder: Path = Path()) -> str:
     variables = os.environ | environment()
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.splitlines()
-        errors = [
-            line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)
-        ]  # what follows is where to get help
-        raise UserError(f"dvc {arguments[0]} failed: {_last(errors or lines)}")
+        errors = done.stderr.split(ERROR)[1:]  # each with where to get help, behind an empty line
+        reason = errors[-1].partition("\n\n")[0] if errors else _last(done.stderr.splitlines())
+        raise UserError(f"dvc {arguments[0]} failed: {' '.join(reason.split())}")
     return done.stdout.strip()
 
 

@@ -258,8 +258,8 @@ def _check_unchanged(version: Version, repository: Path) -> None:
 def _deployments(repository: Path, *options: str) -> list[_Deployment]:
     """The commits that changed champion.json, oldest first; of merged branches those that led to what HEAD holds."""
     path = (CHAMPION / champion.INFO).as_posix()
-    # Signatures are shown among the lines, where Git is set so (log.showSignature).
-    asked = ("log", "--reverse", "--no-show-signature", "--format=%H %cI", *options, "--", path)
+    # Git may be set to show signatures among the lines (log.showSignature), or merged branches, too (log.follow).
+    asked = ("log", "--reverse", "--no-show-signature", "--no-follow", "--format=%H %cI", *options, "--", path)
     lines = git(repository, *asked).decode().splitlines()
     commits = [line.split() for line in lines]
     if not commits and not (repository / PARAMS).exists():

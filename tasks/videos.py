@@ -37,6 +37,7 @@ CUT_SHORT = 1.0  # s; a file that ends so long before the end it claims has lost
 MOST_SHRUNK = (
     640  # px; larger views come in full size: FFmpeg converts a frame in a third of the time if it need not scale it
 )
+LARGEST_LATER = 7680 * 4320  # px, of a frame larger than the file's header says
 LEAST_SIDE = 2  # px; the colours of most videos have half the resolution
 
 
@@ -109,17 +110,23 @@ def read_video(path: str, most_pixels: float) -> Video:
         OSError: it cannot be read now.
     """
     with opened(path) as (container, stream):
-        if stream.width * stream.height > most_pixels:  # before anything is decoded
-            millions = [f"{pixels / 1e6:,.0f}" for pixels in (stream.width * stream.height, most_pixels)]
-            size = f"{stream.width} x {stream.height}"
-            raise RefusedError("too_large", f"{size} px: {millions[0]} megapixels a frame, the limit is {millions[1]}")
+        _check_size(stream.width, stream.height, most_pixels)  # before anything is decoded
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         first = next(_decoded(container, stream, Reading()), None)
         if first is None:
             raise RefusedError("unreadable", "no frame of it can be decoded")
         width, height = upright_size(first, stream)
+        _check_size(width, height, most_pixels)  # whose pixels may be given as many times wider than high
         return Video(
             stream.codec_context.codec.canonical_name.upper(), width, height, rate, _seconds(container, stream)
+        )
+
+
+def _check_size(width: int, height: int, most_pixels: float) -> None:
+    if width * height > most_pixels:
+        millions = [f"{pixels / 1e6:,.0f}" for pixels in (width * height, most_pixels)]
+        raise RefusedError(
+            "too_large", f"{width} x {height} px: {millions[0]} megapixels a frame, the limit is {millions[1]}"
         )
 
 
@@ -220,6 +227,8 @@ def opened(path: str) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         if stream.codec_context is None:
             raise RefusedError("unsupported", "FFmpeg does not know its codec")
         stream.thread_type = "AUTO"
+        # Later frames may be larger than the header says. A small file with huge ones shall not take all memory.
+        stream.codec_context.options = {"max_pixels": str(max(stream.width * stream.height, LARGEST_LATER))}
         yield container, stream
 
 

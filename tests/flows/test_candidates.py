@@ -63,7 +63,7 @@ def test_what_is_missing_is_told(prefect, workspace, monkeypatch):
     monkeypatch.chdir(workspace.folder)
     settings = params.load()
     folder = rebuild.renew(settings)
-    with pytest.raises(UserError, match="no remote"):
+    with pytest.raises(UserError, match=r"no remote specified in .* Create a default remote with dvc remote add -d"):
         train_elsewhere(folder, ["small"], settings, POOL)
     done = workspace.run("dvc", "remote", "add", "--default", "storage", "s3://shared/ferflow")
     assert done.returncode == 0, done.stderr
@@ -159,6 +159,8 @@ def test_a_worker_that_dies_costs_its_candidate_alone(prefect, workspace, worker
     assert "Task run 'evaluate@muon' - Finished in state Completed" in said
     assert "Task run 'evaluate@small'" not in said
     assert "- `train@small`: its worker is gone" in Artifact.get("retrain-decision").data
+    ranked = json.loads(Artifact.get("retrain-candidates").data)  # without what `small` was by an earlier recipe
+    assert [row["candidate"] for row in ranked] == ["muon"]
 
 
 def test_a_student_is_taught_by_what_a_worker_trained(prefect, workspace, workers):

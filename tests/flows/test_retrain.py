@@ -6,6 +6,7 @@ The tests build on each other, in this order: each is a night after the one befo
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -246,11 +247,12 @@ def test_a_promotion_is_pushed_where_the_branch_comes_from(prefect, workspace, t
         assert "follows no branch of a remote; once run: git push" in caplog.text  # and the champion stays
         subprocess.run(["git", "init", "--quiet", "--bare", tmp_path / "team.git"], check=True)
         git(workspace, "remote", "add", "our/team", str(tmp_path / "team.git"))
-        git(workspace, "push", "--quiet", "--set-upstream", "our/team", "HEAD~1:refs/heads/master")
-        git(workspace, "branch", "--set-upstream-to", "our/team/master")
+        git(workspace, "push", "--quiet", "--set-upstream", "our/team", "HEAD~1:refs/heads/trunk")
+        git(workspace, "branch", "--set-upstream-to", "our/team/trunk")
         push_champion(outcome)
     there = git(workspace, "ls-remote", "our/team")
-    assert f"{outcome.commit}\trefs/heads/" in there
+    assert re.findall(rf"({outcome.commit})\trefs/heads/(.*)", there) == [(outcome.commit, "trunk")]
+    assert there.count("refs/heads/") == 1
     assert "refs/tags/champion@v0.0.1" in there
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from socketserver import BaseRequestHandler, TCPServer
 
 import pytest
-from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT
-from prefect_server import TIMEOUT, forget, wait_until
+from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT, kill
+from prefect_server import TIMEOUT, Server, forget, wait_until
 
 from flows.deployments import read_deployments
 from flows.server import local_server
@@ -227,6 +227,20 @@ def test_with_a_server_that_is_set_it_leaves_that_running(server, tmp_path):
     forget(server.url, "label/label", "retrain/retrain")
 
 
+def test_a_server_of_others_that_is_gone_ends_it(tmp_path):
+    theirs = Server(tmp_path)
+    process = theirs.start(
+        "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(theirs.port), log="server.txt"
+    )
+    wait_until(theirs.healthy, process)
+    theirs.environment["PREFECT_CLIENT_MAX_RETRIES"] = "0"
+    serving = theirs.start("python", "-c", "from flows import cli, serve; serve.GONE = 1; cli.main()", "serve")
+    wait_until(lambda: "Ctrl-C ends it" in theirs.read("log.txt"), serving)
+    kill(process)
+    assert serving.wait(TIMEOUT) == 1
+    assert f"ferflow: no Prefect server answers at {theirs.url}/ any more; start this again" in theirs.read("log.txt")
+
+
 class NoPrefect(BaseHTTPRequestHandler):
     """Another program's pages."""
 
@@ -351,6 +365,25 @@ def test_two_deployments_of_one_name_are_one_line(tmp_path, monkeypatch):
     assert len(read_deployments()) == 2
     (tmp_path / "prefect.yaml").write_text(f"deployments:\n{label}{label}")
     with pytest.raises(UserError, match=r"prefect\.yaml: two deployments are label/label; give each a name of its own"):
+        read_deployments()
+
+
+def test_a_trigger_may_be_made_of_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flows").symlink_to(ROOT / "flows")
+    deployments = (ROOT / "prefect.yaml").read_text()
+    both = """    triggers:
+      - type: compound
+        require: all
+        within: 60
+        triggers: [{expect: [ferflow.champion.promoted]}, {expect: [ferflow.labels.drifted]}]
+      - name"""
+    (tmp_path / "prefect.yaml").write_text(deployments.replace("    triggers:\n      - name", both, 1))
+    assert len(read_deployments()) == 2
+    (tmp_path / "prefect.yaml").write_text(
+        deployments.replace("    triggers:\n      - name", both, 1).replace("require", "requires")
+    )
+    with pytest.raises(UserError, match="deployment label, triggers: unknown key requires; did you mean require"):
         read_deployments()
 
 

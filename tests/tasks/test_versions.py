@@ -103,7 +103,9 @@ def test_a_champion_that_a_merge_did_not_take_stays_a_version(repository: Reposi
         "net-two": False,
         "net-other": True,
     }
-    assert previous(repository.folder) == "net-one"
+    for follow in ("false", "true"):
+        repository.git("config", "log.follow", follow)
+        assert previous(repository.folder) == "net-one"
     restore("net-two", repository.folder)
     assert champion.load(repository.folder / CHAMPION).version == "net-two"
     assert previous(repository.folder) == "net-other"

@@ -5,6 +5,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import av
+import cv2
 import numpy as np
 import pytest
 from made_videos import Actor, damaged, smiling, write_sound, write_video
@@ -278,6 +279,40 @@ def test_a_frame_that_is_too_large(clip):
     with pytest.raises(RefusedError, match="640 x 360 px") as refusal:
         read_video(str(clip), 100_000)
     assert refusal.value.status == "too_large"
+
+
+def test_a_shape_of_pixels_that_makes_a_frame_too_large(tmp_path):
+    with av.open(str(tmp_path / "wide.mp4"), "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width = stream.height = 400
+        stream.codec_context.sample_aspect_ratio = Fraction(80)
+        frame = av.VideoFrame.from_ndarray(np.zeros((400, 400, 3), np.uint8))
+        container.mux([*stream.encode(frame), *stream.encode()])
+    with pytest.raises(RefusedError, match="32000 x 400 px: 13 megapixels a frame, the limit is 10") as refusal:
+        read_video(str(tmp_path / "wide.mp4"), 10e6)
+    assert refusal.value.status == "too_large"
+
+
+def test_later_frames_may_not_be_as_large_as_they_like(tmp_path):
+    path = write_jpegs(tmp_path / "growing.mkv", [64, 128, 8000, 64])
+    video = read_video(str(path), PIXELS)
+    seen = []
+    with pytest.raises(RefusedError, match="1 damaged places, the first after "):
+        seen.extend((frame.width, frame.height) for frame in frames(str(path), video, 0.0))
+    assert seen == [(64, 64), (128, 128), (64, 64)]
+
+
+def write_jpegs(path, sides):
+    """Square JPEGs as a video, whose header is of the first."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", 25)
+        stream.width = stream.height = sides[0]
+        stream.pix_fmt = "yuvj420p"
+        for number, side in enumerate(sides):
+            packet = av.Packet(cv2.imencode(".jpg", np.zeros((side, side, 3), np.uint8))[1].tobytes())
+            packet.stream, packet.pts, packet.time_base, packet.is_keyframe = stream, number, Fraction(1, 25), True
+            container.mux(packet)
+    return path
 
 
 def test_a_file_that_is_gone(tmp_path):
