@@ -14,6 +14,7 @@ from tasks.params import Loader
 if TYPE_CHECKING:
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.deployments.runner import RunnerDeployment
+    from pydantic import BaseModel
 
 DEPLOYMENTS = Path("prefect.yaml")
 SERVED = {"name", "description", "entrypoint", "parameters", "schedules", "triggers", "concurrency_limit", "tags"}
@@ -103,7 +104,7 @@ def _check_trigger(where: str, trigger: Any) -> None:
     """Refuse keys that a trigger of its type does not have; Prefect passes them over."""
     from prefect.events.schemas import deployment_triggers as triggers
 
-    kinds = {
+    kinds: dict[Any, type[BaseModel]] = {
         "metric": triggers.DeploymentMetricTrigger,
         "compound": triggers.DeploymentCompoundTrigger,
         "sequence": triggers.DeploymentSequenceTrigger,

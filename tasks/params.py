@@ -29,7 +29,7 @@ PARAMS = Path("params.yaml")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 # Folders of data/ to learn from; the answers of one who is taught are in a later folder than those it learned from.
-Labels = Literal["arrays", "taught", "taught_again", "taught_thrice"]
+Labels = Literal["arrays", "taught", "taught_again", "taught_thrice", "taught_fourth"]
 Precision = Literal["float32", "bfloat16", "fastest"]  # of a training's numbers; fastest: see tasks/precision.py
 EXPONENT = "YAML reads a number with an exponent only with its point, as in 1.0e-3"
 NUMBER = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?", re.IGNORECASE)
@@ -174,7 +174,7 @@ class Candidate(Section):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Candidate":
         if (self.labels != "arrays") != (self.taught is not None):
-            raise ValueError("`labels: taught` (or _again, _thrice) and the section `taught` go together")
+            raise ValueError("`labels: taught` (or _again, _thrice, _fourth) and the section `taught` go together")
         if self.plateau and self.schedule != "constant":
             raise ValueError("plateau changes a rate that `schedule` sets already; use one of them")
         if self.frozen_until and self.augment != Augment(mirror=self.augment.mirror):

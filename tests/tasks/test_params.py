@@ -43,7 +43,7 @@ def test_the_committed_file_is_right() -> None:
         (
             "labels: arrays",
             "labels: taught",
-            "candidates.modelo_01: `labels: taught` (or _again, _thrice) and the section `taught` go together",
+            "candidates.modelo_01: `labels: taught` (or _again, _thrice, _fourth) and the section `taught` go together",
         ),
         ("until: 0.6, share: 0.6", "until: 0.3, share: 0.6", "self_taught.since must come before self_taught.until"),
         ("until: 0.6, share: 0.6", "until: 1.0, share: 0.6", "after self_taught.until no epoch is left"),
