@@ -9,7 +9,12 @@ WEIGHTS = Path("data/weights")
 INGESTED = Path("data/ingested")
 ARRAYS = Path("data/arrays")
 QUALITY = Path("data/quality")
-DATA_MADE = (INGESTED, ARRAYS, QUALITY, *(DATA / f"taught{again}" for again in ("", "_again", "_thrice", "_fourth")))  # by stages
+DATA_MADE = (
+    INGESTED,
+    ARRAYS,
+    QUALITY,
+    *(DATA / f"taught{again}" for again in ("", "_again", "_thrice", "_fourth")),
+)  # by stages
 UNFINISHED = Path("models/unfinished")
 CANDIDATES = Path("models/candidates")
 TIMINGS = Path("models/timings")
