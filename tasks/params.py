@@ -91,9 +91,7 @@ class Optimizer(Section):
                 raise ValueError(f"options.{name} is '{value}', a text; {EXPONENT}, and without quotes")
             if not (isinstance(value, int | float) and value >= 0):
                 raise ValueError(f"options.{name} is {value!r}; it should be a number, not negative, or true or false")
-            if (
-                name == "use_ema"
-            ):  # Keras applies it at the end of a fit, after which the kept epoch's weights come back
+            if name == "use_ema":  # Keras's average comes at the end of a fit, where the kept weights come back
                 raise ValueError("options.use_ema has no effect here; to average weights, see `averaged`")
             if name == "ns_steps" and type(value) is not int:
                 raise ValueError(f"options.ns_steps is {value}; it should be a whole number")

@@ -9,12 +9,8 @@ WEIGHTS = Path("data/weights")
 INGESTED = Path("data/ingested")
 ARRAYS = Path("data/arrays")
 QUALITY = Path("data/quality")
-DATA_MADE = (
-    INGESTED,
-    ARRAYS,
-    QUALITY,
-    *(DATA / f"taught{again}" for again in ("", "_again", "_thrice", "_fourth")),
-)  # by stages
+TAUGHT = tuple(DATA / f"taught{again}" for again in ("", "_again", "_thrice", "_fourth"))
+DATA_MADE = (INGESTED, ARRAYS, QUALITY, *TAUGHT)  # by stages
 UNFINISHED = Path("models/unfinished")
 CANDIDATES = Path("models/candidates")
 TIMINGS = Path("models/timings")
