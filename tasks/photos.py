@@ -62,13 +62,19 @@ def read_header(content: bytes, most_pixels: float) -> Header:
     """
     image = _open(content)
     width, height = image.size
-    if width * height > most_pixels:  # before EXIF is looked for: to find a PNG's, Pillow may decode it
-        millions = [f"{pixels / 1e6:,.0f}" for pixels in (width * height, most_pixels)]
-        raise RefusedError("too_large", f"{width} x {height} px: {millions[0]} megapixels, the limit is {millions[1]}")
+    check_size(width, height, most_pixels)  # before EXIF is looked for: to find a PNG's, Pillow may decode it
     orientation = _orientation(image, content)
     if orientation >= FIRST_SIDEWAYS:
         width, height = height, width
     return Header(image.format or "", width, height, orientation)
+
+
+def check_size(width: int, height: int, most_pixels: float, of: str = "") -> None:
+    """Refuse more than `most_pixels`, with what they are `of`: " a frame"."""
+    if width * height > most_pixels:
+        millions = [f"{pixels / 1e6:,.0f}" for pixels in (width * height, most_pixels)]
+        size = f"{width} x {height} px: {millions[0]} megapixels{of}"
+        raise RefusedError("too_large", f"{size}, the limit is {millions[1]}")
 
 
 def _open(content: bytes) -> "Image.Image":

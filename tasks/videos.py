@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.photos import RefusedError
+from tasks.photos import RefusedError, check_size
 
 if TYPE_CHECKING:
     import av
@@ -110,23 +110,15 @@ def read_video(path: str, most_pixels: float) -> Video:
         OSError: it cannot be read now.
     """
     with opened(path) as (container, stream):
-        _check_size(stream.width, stream.height, most_pixels)  # before anything is decoded
+        check_size(stream.width, stream.height, most_pixels, " a frame")  # before anything is decoded
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         first = next(_decoded(container, stream, Reading()), None)
         if first is None:
             raise RefusedError("unreadable", "no frame of it can be decoded")
         width, height = upright_size(first, stream)
-        _check_size(width, height, most_pixels)  # whose pixels may be given as many times wider than high
+        check_size(width, height, most_pixels, " a frame")  # whose pixels may be given as many times wider than high
         return Video(
             stream.codec_context.codec.canonical_name.upper(), width, height, rate, _seconds(container, stream)
-        )
-
-
-def _check_size(width: int, height: int, most_pixels: float) -> None:
-    if width * height > most_pixels:
-        millions = [f"{pixels / 1e6:,.0f}" for pixels in (width * height, most_pixels)]
-        raise RefusedError(
-            "too_large", f"{width} x {height} px: {millions[0]} megapixels a frame, the limit is {millions[1]}"
         )
 
 
