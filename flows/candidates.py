@@ -68,16 +68,14 @@ def train_elsewhere(folder: Path, names: list[str], settings: Params, pool: str)
     Raises:
         UserError: there is no such pool, or no remote.
     """
-    asked = elsewhere.offer(folder, names, settings.teachers_of(names[0]))
-    if not asked:
-        return {}
-    given = {
-        "commit": head(Path()),
-        "lock": (folder / DVC_LOCK).read_text(encoding="utf-8"),
-        "hours": settings.retrain.stage_hours,
-    }
     with get_client(sync_client=True) as client:
-        deployment = _deploy(client, pool)
+        deployment = _deploy(client, pool)  # before the upload, which may take an hour: there may be no such pool
+        asked = elsewhere.offer(folder, names, settings.teachers_of(names[0]))
+        given = {
+            "commit": head(Path()),
+            "lock": (folder / DVC_LOCK).read_text(encoding="utf-8"),
+            "hours": settings.retrain.stage_hours,
+        }
         ended = _look_after(client, pool, {name: _start(deployment, given | {"name": name}) for name in asked})
     done = [name for name, state in ended.items() if state.is_completed()]
     for name in done:

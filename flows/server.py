@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from tasks.errors import UserError
+from tasks.files import alone
 from tasks.processes import end, guarded
 
 HOST = "127.0.0.1"
 START = 180.0  # s a server may take; a first start writes its database, 15 s on a quiet machine
 SERVER_ENDS = 10.0  # s
 LOG = "ferflow-server.log"  # in Prefect's home
+STARTING = "ferflow-server.starting"  # there, too; locked while a server starts
 
 
 @contextmanager
@@ -43,14 +45,26 @@ def local_server(port: int | None = None) -> Iterator[subprocess.Popen[str] | No
     url = here if port else (settings.api.url or here).rstrip("/")
     with ExitStack() as stack:
         server = None
-        if _is_needed(url):
-            log = stack.enter_context((settings.home / LOG).open("w", encoding="utf-8"))
-            server = stack.enter_context(_server(url, log))
-            _wait_for_server(url, {"server": server}, settings.home / LOG)
+        with _in_turn(settings.home / STARTING):
+            if _is_needed(url):
+                log = stack.enter_context((settings.home / LOG).open("w", encoding="utf-8"))
+                server = stack.enter_context(_server(url, log))
+                _wait_for_server(url, {"server": server}, settings.home / LOG)
         stack.enter_context(temporary_settings({"PREFECT_API_URL": url}))
         if server:
             stack.callback(_drain)
         yield server
+
+
+@contextmanager
+def _in_turn(lock: Path) -> Iterator[None]:
+    """Wait while another process starts a server: it may be ours, too, and two first ones would make one database at once."""
+    while True:
+        with alone(lock) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(0.2)
 
 
 def _drain() -> None:

@@ -199,10 +199,18 @@ def read_measures(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """metrics.json of each candidate that has a model; those whose training failed have none."""
     folders = {name: CANDIDATES / name for name in names}
     return {
-        name: json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+        name: _read_measures(folder / "evaluation" / "metrics.json", name)
         for name, folder in folders.items()
         if (folder / "model.keras").exists() and (folder / "evaluation" / "metrics.json").exists()
     }
+
+
+def _read_measures(path: Path, name: str) -> dict[str, Any]:
+    try:
+        measures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged; make it anew with: dvc repro --force evaluate@{name}") from error
+    return measures
 
 
 @explained

@@ -18,7 +18,7 @@ from s3 import S3
 from flows import candidates
 from flows.candidates import train_elsewhere
 from flows.retrain import build
-from tasks import params, rebuild
+from tasks import elsewhere, params, rebuild
 from tasks.errors import UserError
 
 POOL = "training"
@@ -64,13 +64,12 @@ def test_what_is_missing_is_told(prefect, workspace, monkeypatch):
     settings = params.load()
     folder = rebuild.renew(settings)
     with pytest.raises(UserError, match=r"no remote specified in .* Create a default remote with dvc remote add -d"):
-        train_elsewhere(folder, ["small"], settings, POOL)
+        elsewhere.offer(folder, ["small"], [])
+    with pytest.raises(UserError, match="no work pool 'training'; `ferflow worker training` on a machine makes it"):
+        train_elsewhere(folder, ["small"], settings, POOL)  # before anything is uploaded
     done = workspace.run("dvc", "remote", "add", "--default", "storage", "s3://shared/ferflow")
     assert done.returncode == 0, done.stderr
     commit(workspace, "a remote")
-    folder = rebuild.renew(settings)
-    with pytest.raises(UserError, match="no work pool 'training'; `ferflow worker training` on a machine makes it"):
-        train_elsewhere(folder, ["small"], settings, POOL)
 
 
 def test_a_run_that_somebody_removes_costs_its_candidate_alone(prefect):

@@ -264,6 +264,32 @@ def test_a_port_of_another_program_is_one_line(tmp_path):
     assert_one_line(serving.read(), "ferflow: no Prefect server answers at http://nowhere.invalid:4200/api")
 
 
+ONE_SERVER = """
+from flows.runner import use_settings
+use_settings()
+from flows.server import local_server
+with local_server(PORT) as server:
+    print("ours" if server else "theirs", flush=True)
+    input()
+"""
+
+
+def test_two_that_need_a_server_at_once_start_one(tmp_path):
+    """Both first ones: each would make the database."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, "-c", ONE_SERVER.replace("PORT", str(port))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path)}
+    both = [subprocess.Popen(program, cwd=ROOT, env=environment, **pipes) for _ in range(2)]
+    said = [process.stdout.readline().strip() for process in both]
+    assert sorted(said) == ["ours", "theirs"]
+    for process in sorted(both, key=lambda process: said[both.index(process)], reverse=True):  # the server ends last
+        process.communicate("\n", TIMEOUT)
+        assert process.returncode == 0
+
+
 class NoPages(BaseRequestHandler):
     """A program that speaks first, as mail and SSH servers do."""
 

@@ -122,6 +122,15 @@ def test_the_small_edition_is_the_best_that_fits(workspace: Workspace) -> None:
     assert not list(Path("models").glob(".*"))
 
 
+def test_damaged_measures_are_one_line(workspace: Workspace) -> None:
+    metrics = FOLDERS / "muon" / "evaluation" / "metrics.json"
+    metrics.write_text(metrics.read_text()[:-20])
+    with pytest.raises(
+        UserError, match=r"/metrics\.json is damaged; make it anew with: dvc repro --force evaluate@muon"
+    ):
+        read_measures(["small", "muon"])
+
+
 def test_a_candidate_with_more_parameters_than_bytes_is_not_tried(workspace: Workspace) -> None:
     (FOLDERS / "muon" / "model.keras").write_bytes(b"whoever reads it fails")
     parameters = read_measures(["muon"])["muon"]["parameters"]
