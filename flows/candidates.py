@@ -69,8 +69,11 @@ def train_elsewhere(folder: Path, names: list[str], settings: Params, pool: str)
         UserError: there is no such pool, or no remote.
     """
     with get_client(sync_client=True) as client:
-        deployment = _deploy(client, pool)  # before the upload, which may take an hour: there may be no such pool
+        _check_pool(client, pool)  # before the upload, which may take an hour
         asked = elsewhere.offer(folder, names, settings.teachers_of(names[0]))
+        if not asked:
+            return {}
+        deployment = _deploy(client, pool)
         given = {
             "commit": head(Path()),
             "lock": (folder / DVC_LOCK).read_text(encoding="utf-8"),
@@ -86,12 +89,16 @@ def train_elsewhere(folder: Path, names: list[str], settings: Params, pool: str)
     return {f"train@{name}": message for name, message in failed.items()}
 
 
-def _deploy(client: SyncPrefectClient, pool: str) -> UUID:
-    """Make the deployment of the flow above for a pool, or bring it up to date; returns its id."""
+def _check_pool(client: SyncPrefectClient, pool: str) -> None:
+    """Raise UserError if the server has no such work pool."""
     try:
         client.read_work_pool(pool)
     except ObjectNotFound as error:
         raise UserError(f"Prefect has no work pool '{pool}'; `ferflow worker {pool}` on a machine makes it") from error
+
+
+def _deploy(client: SyncPrefectClient, pool: str) -> UUID:
+    """Make the deployment of the flow above for a pool, or bring it up to date; returns its id."""
     return client.create_deployment(
         client.create_flow(train_candidate),
         name=pool,

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from tasks.errors import UserError
-from tasks.files import alone
+from tasks.files import in_turn
 from tasks.processes import end, guarded
 
 HOST = "127.0.0.1"
@@ -45,7 +45,7 @@ def local_server(port: int | None = None) -> Iterator[subprocess.Popen[str] | No
     url = here if port else (settings.api.url or here).rstrip("/")
     with ExitStack() as stack:
         server = None
-        with _in_turn(settings.home / STARTING):
+        with in_turn(settings.home / STARTING):  # two first servers would make one database at once
             if _is_needed(url):
                 log = stack.enter_context((settings.home / LOG).open("w", encoding="utf-8"))
                 server = stack.enter_context(_server(url, log))
@@ -54,17 +54,6 @@ def local_server(port: int | None = None) -> Iterator[subprocess.Popen[str] | No
         if server:
             stack.callback(_drain)
         yield server
-
-
-@contextmanager
-def _in_turn(lock: Path) -> Iterator[None]:
-    """Wait while another process starts a server: it may be ours, too, and two first ones would make one database at once."""
-    while True:
-        with alone(lock) as mine:
-            if mine:
-                yield
-                return
-        time.sleep(0.2)
 
 
 def _drain() -> None:

@@ -8,21 +8,19 @@ dvc.lock (`train`), and pushes what came of it with DVC's record of the run. `dv
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tasks import params
 from tasks.errors import UserError, explained
-from tasks.files import alone
+from tasks.files import in_turn
 from tasks.git import git
 from tasks.paths import DVC_LOCK, WEIGHTS
 from tasks.rebuild import bring, dvc, reproduce, run, worktree
 from tasks.timings import read_timings
 
 STATE = Path(".dvc/tmp/train")  # a folder for each candidate, with its worktree
-LOOK = 5.0  # s between looks whether another training of the same candidate has ended
 
 
 def offer(folder: Path, names: list[str], teachers: list[str]) -> list[str]:
@@ -54,11 +52,9 @@ def train(name: str, commit: str, lock: str, tell: Callable[[str], None], hours:
         UserError: the commit or the data are not to be had, or the training fails.
     """
     state = STATE / name
-    while True:  # a retraining that was killed may have asked for the same, and that training is still at work
-        with alone(state / "lock") as mine:
-            if mine:
-                return _train(state, name, commit, lock, tell, hours)
-        time.sleep(LOOK)
+    # A retraining that was killed may have asked for the same, and that training is still at work.
+    with in_turn(state / "lock"):
+        return _train(state, name, commit, lock, tell, hours)
 
 
 def _train(state: Path, name: str, commit: str, lock: str, tell: Callable[[str], None], hours: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tasks.card import write_card, write_card_of_none
 from tasks.charts import draw_leaderboard
 from tasks.drift import OWN, answers
 from tasks.errors import UserError, explained
-from tasks.files import replacing, sha256, write_json
+from tasks.files import read_json, replacing, sha256, write_json
 from tasks.params import Params, Promote, load
 from tasks.parse import load_split
 from tasks.paths import ARRAYS, CANDIDATES, CHAMPION, INGESTED, LEADERBOARD, QUALITY, SMALL
@@ -197,19 +197,13 @@ def _prepare_small(table: pd.DataFrame, params: Params) -> None:
 
 def read_measures(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """metrics.json of each candidate that has a model; those whose training failed have none."""
-    folders = {name: CANDIDATES / name for name in names}
-    return {
-        name: _read_measures(folder / "evaluation" / "metrics.json", name)
-        for name, folder in folders.items()
-        if (folder / "model.keras").exists() and (folder / "evaluation" / "metrics.json").exists()
-    }
-
-
-def _read_measures(path: Path, name: str) -> dict[str, Any]:
-    try:
-        measures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged; make it anew with: dvc repro --force evaluate@{name}") from error
+    measures: dict[str, dict[str, Any]] = {}
+    for name in names:
+        model, path = CANDIDATES / name / "model.keras", CANDIDATES / name / "evaluation" / "metrics.json"
+        if model.exists() and path.exists():
+            measures[name] = read_json(path)
+            if measures[name] is None:
+                raise UserError(f"{path} is damaged; make it anew with: dvc repro --force evaluate@{name}")
     return measures
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from tasks import files
-from tasks.files import alone, complete_swap, exchange, replacing, swap
+from tasks.files import alone, complete_swap, exchange, in_turn, replacing, swap
 
 HOLDER = """
 import sys, time
@@ -177,6 +178,17 @@ def test_one_process_alone_holds_the_lock_and_a_kill_frees_it(tmp_path: Path) ->
     finally:
         first.kill()
         first.wait()
+
+
+def test_the_next_in_turn_waits_until_the_lock_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / "state" / "lock"
+    first = holder(lock)
+    assert first.stdout
+    first.stdout.readline()
+    threading.Timer(0.3, first.kill).start()
+    with in_turn(lock), alone(lock) as mine:
+        assert first.wait() == -signal.SIGKILL
+        assert not mine
 
 
 def test_the_lock_ends_with_its_block(tmp_path: Path) -> None:
