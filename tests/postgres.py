@@ -5,12 +5,11 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
+from conftest import free_port
 from prefect_server import TIMEOUT, wait_until
 
 DEBIAN = Path("/usr/lib/postgresql")  # its packages put the server's programs there, outside of PATH
@@ -33,9 +32,7 @@ class Postgres:
         self.folder = Path(tempfile.mkdtemp(prefix="ferflow-"))  # short: a socket's path has at most 107 bytes
         self.password = secrets.token_hex(16)
         self.process = None
-        with closing(socket.socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.owner = {}
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")

@@ -1,16 +1,14 @@
 """A real Prefect server for tests, one for the whole session, and programs of the environment that use it."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, kill
+from conftest import ROOT, free_port, kill
 
 TIMEOUT = 300  # s, for a machine with other work to do
 
@@ -19,9 +17,7 @@ class Server:
     """A Prefect server of its own, with a home of its own."""
 
     def __init__(self, folder):
-        with closing(socket.socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder = folder
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.environment = {

@@ -1,16 +1,16 @@
 """A real S3 server on loopback, moto's, in a process of its own."""
 
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import free_port
 
 TIMEOUT = 120  # s, for a machine with other work to do
 
@@ -56,9 +56,7 @@ class S3:
 @contextmanager
 def s3_server(log: Path) -> Iterator[S3]:
     """An S3 server without a bucket, until the block ends."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        s3 = S3(free.getsockname()[1])
+    s3 = S3(free_port())
     program = Path(sys.executable).with_name("moto_server")
     with log.open("w") as file:
         process = subprocess.Popen(

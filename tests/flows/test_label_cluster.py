@@ -10,12 +10,11 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
 import pytest
-from conftest import CHAMPION, ROOT, kill, rows, tables, write_photos
+from conftest import CHAMPION, ROOT, free_port, kill, rows, tables, write_photos
 from prefect import flow, task
 from prefect_server import TIMEOUT, wait_until
 
@@ -208,9 +207,7 @@ def test_a_champion_that_the_worker_does_not_have_is_one_line(prefect, cluster, 
 
 def test_a_mistake_is_one_line(prefect, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(crew_module, "ANSWERING", 1)
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    nobody = f"tcp://127.0.0.1:{free_port()}"
     assert failure(photos, tmp_path / "out", nobody).startswith(f"no Dask scheduler answers at {nobody}")
     for wrong in ("local:0", "local:", "local:two"):
         assert failure(photos, tmp_path / "out", wrong).startswith(f"cluster {wrong}: not a number of worker processes")

@@ -14,7 +14,7 @@ from pathlib import Path
 from socketserver import BaseRequestHandler, TCPServer
 
 import pytest
-from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT, kill
+from conftest import ASTRONAUT, FLOWER, HOPPER, ROOT, free_port, kill
 from prefect_server import TIMEOUT, Server, forget, wait_until
 
 from flows.deployments import read_deployments
@@ -45,9 +45,7 @@ class Serving:
         assert "interval: 900" in deployments
         (self.folder / "prefect.yaml").write_text(deployments.replace("interval: 900", "interval: 8"))
         self.add(ASTRONAUT)
-        with closing(socket.socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
 
     def read(self, log="log.txt"):
         return (self.folder / log).read_text()
@@ -276,9 +274,7 @@ with local_server(PORT) as server:
 
 def test_two_that_need_a_server_at_once_start_one(tmp_path):
     """Both first ones: each would make the database."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = [sys.executable, "-c", ONE_SERVER.replace("PORT", str(port))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     environment = os.environ | {"PREFECT_HOME": str(tmp_path)}
@@ -326,9 +322,7 @@ def test_an_address_at_which_no_server_would_be_is_one_line(address):
     """Where one is started for it, nothing would answer there."""
     from prefect.settings import temporary_settings
 
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with (
         temporary_settings({"PREFECT_API_URL": address.format(port)}),
         pytest.raises(
