@@ -177,7 +177,7 @@ def _connected(cluster: str) -> Iterator["DaskTaskRunner"]:
         given = DaskTaskRunner(cluster_class=LocalCluster, cluster_kwargs=local, client_kwargs=connection)
     else:
         given = DaskTaskRunner(address=cluster, client_kwargs=connection)
-    with dask.config.set(KEEP_MEMORY), given as runner:
+    with dask.config.set(KEEP_MEMORY), _telling_why(), given as runner:
         try:
             runner.client  # noqa: B018 - connects
         except TypeError as error:  # an address of TLS, and nothing to use it with
@@ -187,6 +187,17 @@ def _connected(cluster: str) -> Iterator["DaskTaskRunner"]:
                 f"no Dask scheduler answers at {cluster}; give its address, such as tcp://HOST:8786, or local:2"
             ) from error
         yield runner
+
+
+@contextmanager
+def _telling_why() -> Iterator[None]:
+    """Let the reason for an end be told where Dask's client then fails to close: in the midst of connecting anew, it does."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__context__, UserError):
+            raise error.__context__ from None
+        raise
 
 
 def _count(cluster: str) -> int:

@@ -191,6 +191,21 @@ def test_a_scheduler_that_goes_away_is_one_line(prefect, cluster, photos, tmp_pa
     assert message.startswith(f"the Dask scheduler at {cluster.address} went away")
 
 
+def test_a_client_that_fails_to_close_hides_no_reason(cluster, monkeypatch):
+    """As one does whose connecting anew times out in that moment."""
+    from distributed import Client
+
+    close = Client.close
+
+    def failing(self, *args, **kwargs):
+        close(self, *args, **kwargs)
+        raise RuntimeError("Cannot change state of expiring Timeout")
+
+    monkeypatch.setattr(Client, "close", failing)
+    with pytest.raises(UserError, match=r"^the reason$"), crew_module._connected(cluster.address):
+        raise UserError("the reason")
+
+
 def test_a_champion_that_the_worker_does_not_have_is_one_line(prefect, cluster, photos, tmp_path, monkeypatch):
     cluster.start_worker("only")
     champion = shutil.copytree(CHAMPION, tmp_path / "champion")
